@@ -1,0 +1,21 @@
+# Two commands for a fresh machine: `make demo` and `make test`. The README has the same for Windows PowerShell.
+PYTHON ?= python3
+PY := .venv/bin/python
+
+.PHONY: demo test lint
+
+demo: .venv/installed
+	$(PY) notebooks/execute.py --demo
+
+test: .venv/installed
+	$(PY) -m pytest
+
+lint: .venv/installed
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+# Made anew whenever what it installs has changed.
+.venv/installed: requirements.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@

@@ -1,0 +1,47 @@
+"""carclf: recognise a car's brand in a photo.
+
+The names below are loaded on first use, so that reading file names does not wait for torch.
+"""
+
+from importlib import import_module
+
+_HOMES = {
+    "brands": ("parse_brand", "parse_name", "brand_table", "owner_of"),
+    "photos": ("PhotoError", "read_photo"),
+    "manifest": ("read_test", "scan", "set_aside", "split", "summary", "usable"),
+    "cache": ("TensorCache",),
+    "augment": ("Augment",),
+    "models": ("blocks", "build_model"),
+    "classifier": ("Classifier",),
+    "training": ("Recipe", "Run", "Stage", "fit"),
+    "evaluation": (
+        "brand_report",
+        "choose_threshold",
+        "confused_pairs",
+        "confusion",
+        "metrics",
+        "save_predictions",
+        "save_results",
+        "threshold_table",
+    ),
+    "demo": ("draw_demo",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+_MODULES = (*_HOMES, "checkpoints", "devices", "plots", "widgets")
+
+__version__ = "0.1.0"
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str):
+    if name in _HOME_OF:
+        value = getattr(import_module(f"carclf.{_HOME_OF[name]}"), name)
+        globals()[name] = value
+        return value
+    if name in _MODULES:
+        return import_module(f"carclf.{name}")
+    raise AttributeError(f"module 'carclf' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *_MODULES]

@@ -1,0 +1,141 @@
+"""uint8 batch -> normalised float batch, random or plain.
+
+Whatever moves pixels (rotation, flip, zoom, aspect, shift, the resize itself) is one affine matrix a photo and one
+`grid_sample` a batch. Whatever changes colours, normalisation included, is one 3×3 matrix and one offset a photo.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch.nn import functional as F
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: grey as an eye sees it
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random views of photos; each strength is the largest change, drawn evenly up to it, and 0 switches it off.
+
+    >>> augment = Augment(size=224)
+    >>> y = augment(x, generator=g)      # x: uint8 [N, 3, S, S] -> y: float32 [N, 3, 224, 224]
+    """
+
+    size: int  # side of the result in pixels
+    mean: tuple[float, float, float] = IMAGENET_MEAN  # of the backbone, on a scale of 0 to 1
+    std: tuple[float, float, float] = IMAGENET_STD
+    flip: float = 0.5  # probability of a mirror image
+    rotate: float = 8.0  # degrees to either side
+    zoom_in: float = 0.35  # share of the side that may be cropped away
+    zoom_out: float = 0.15  # share of the side that may be added around the photo
+    aspect: float = 0.15  # log of the change of width against height
+    brightness: float = 0.3  # factor 1 ± this
+    contrast: float = 0.3  # factor 1 ± this, around the photo's mean grey
+    saturation: float = 0.4  # factor 1 ± this
+    hue: float = 0.03  # turns of the colour wheel to either side
+    grey: float = 0.05  # probability of no colour at all
+    erase: float = 0.25  # probability of one grey rectangle
+    erase_area: float = 0.2  # largest share of the photo it covers
+
+    def plain(self) -> Augment:
+        """The same resize and normalisation without anything random, for validation and prediction."""
+        strengths = ("flip", "rotate", "zoom_in", "zoom_out", "aspect", "brightness", "contrast", "saturation")
+        return replace(self, **dict.fromkeys((*strengths, "hue", "grey", "erase"), 0.0))
+
+    def __call__(self, x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """One random view of each photo.
+
+        Parameters
+        ----------
+        x : torch.uint8 [N, 3, H, W]
+        generator : torch.Generator on the CPU, optional
+            The same state gives the same views on every device.
+
+        Returns
+        -------
+        torch.float32 [N, 3, size, size] on x's device, normalised
+
+        Raises
+        ------
+        TypeError, ValueError
+            For another dtype or shape.
+        """
+        if x.dtype != torch.uint8:
+            raise TypeError(
+                f"Augment takes uint8 photos (0 to 255), got {x.dtype}; pass TensorCache.batch(...) as it is"
+            )
+        if x.ndim != 4 or x.shape[1] != 3:
+            raise ValueError(f"Augment takes a batch [N, 3, H, W], got {list(x.shape)}")
+        n = len(x)
+
+        def uniform(low: float, high: float) -> torch.Tensor:
+            # Drawn on the CPU: one stream of random numbers for all devices.
+            return torch.rand(n, generator=generator) * (high - low) + low
+
+        theta = self._geometry(uniform)
+        erased = self._erasing(uniform)
+        x = x.float()
+        matrix, offset = self._colour(uniform, self._mean_grey(x))
+        shape = (n, 3, self.size, self.size)
+        grid = F.affine_grid(theta.to(x.device), shape, align_corners=False)
+        y = F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+        y = torch.baddbmm(offset.to(x.device)[:, :, None], matrix.to(x.device), y.flatten(2)).view(shape)
+        return y if erased is None else y * erased.to(x.device)  # 0 is the mean colour after normalisation
+
+    def _geometry(self, uniform) -> torch.Tensor:
+        """Affine matrices [N, 2, 3] from the result's coordinates to the photo's, both from -1 to 1."""
+        angle = uniform(-1, 1) * math.radians(self.rotate)
+        # Views from 1 - zoom_in to 1 + zoom_out of the photo's size; a smaller one may lie anywhere in the photo.
+        view = uniform(1 - self.zoom_in, 1 + self.zoom_out)
+        stretch = torch.exp(uniform(-0.5, 0.5) * self.aspect)
+        width, height = view * stretch, view / stretch
+        shift_x = uniform(-1, 1) * (1 - width).abs()
+        shift_y = uniform(-1, 1) * (1 - height).abs()
+        mirror = 1 - 2 * (uniform(0, 1) < self.flip).float()
+        cos, sin = torch.cos(angle), torch.sin(angle)
+        rows = [cos * width * mirror, -sin * height, shift_x, sin * width * mirror, cos * height, shift_y]
+        return torch.stack(rows, 1).view(-1, 2, 3)
+
+    def _colour(self, uniform, mean_grey: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Matrices [N, 3, 3] and offsets [N, 3] from 0…255 to normalised values."""
+        bright = 1 + uniform(-1, 1) * self.brightness
+        contrast = 1 + uniform(-1, 1) * self.contrast
+        saturation = (1 + uniform(-1, 1) * self.saturation) * (uniform(0, 1) >= self.grey)
+        turn = uniform(-1, 1) * self.hue * 2 * math.pi
+        eye = torch.eye(3)
+        to_grey = torch.tensor(LUMA).expand(3, 3)
+        saturate = saturation[:, None, None] * (eye - to_grey) + to_grey
+        linear = _turn_around_grey(turn) @ saturate * (bright * contrast)[:, None, None]
+        # contrast · (bright · x − m) + m with m = bright · mean grey; the grey axis passes hue and saturation unchanged
+        offset = ((1 - contrast) * bright * mean_grey)[:, None].expand(-1, 3)
+        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
+        return linear / (255 * std[:, None]), (offset / 255 - mean) / std
+
+    def _mean_grey(self, x: torch.Tensor) -> torch.Tensor:
+        """[N] mean grey of each photo on a scale of 0 to 255, on the CPU."""
+        if not self.contrast:
+            return torch.zeros(len(x))
+        return x.mean((2, 3)).cpu() @ torch.tensor(LUMA)
+
+    def _erasing(self, uniform) -> torch.Tensor | None:
+        """Masks [N, 1, size, size], float: 0 inside the erased rectangle, 1 elsewhere."""
+        if not self.erase:
+            return None
+        area = uniform(min(0.02, self.erase_area), self.erase_area) * (uniform(0, 1) < self.erase)
+        stretch = torch.exp(uniform(-0.5, 0.5))
+        half_width, half_height = area.sqrt() * stretch / 2, area.sqrt() / stretch / 2
+        centre_x, centre_y = uniform(0, 1), uniform(0, 1)
+        steps = (torch.arange(self.size) + 0.5) / self.size
+        outside_x = (steps - centre_x[:, None]).abs() >= half_width[:, None]
+        outside_y = (steps - centre_y[:, None]).abs() >= half_height[:, None]
+        return (outside_y[:, None, :, None] | outside_x[:, None, None, :]).float()
+
+
+def _turn_around_grey(angle: torch.Tensor) -> torch.Tensor:
+    """Rotation matrices [N, 3, 3] of RGB around the grey axis (Rodrigues' formula)."""
+    cos, sin = torch.cos(angle)[:, None, None], torch.sin(angle)[:, None, None] / math.sqrt(3)
+    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]])
+    return cos * torch.eye(3) + (1 - cos) / 3 * torch.ones(3, 3) + sin * cross

@@ -1,0 +1,256 @@
+"""The model folder: weights and a JSON card. Save, load, predict."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+from tqdm.auto import tqdm
+
+from carclf import devices
+from carclf.augment import Augment
+from carclf.brands import folder_brand, parse_name
+from carclf.cache import to_square
+from carclf.manifest import list_photos
+from carclf.models import empty_model, normalisation
+from carclf.photos import PhotoError, Source
+
+WEIGHTS, CARD = "model.safetensors", "card.json"
+SCHEMA = 1
+CARRIED = ("brand", "model", "vehicle", "split")  # columns of a manifest that its predictions keep
+
+
+@dataclass(frozen=True)
+class Card:
+    """Everything about a model but its weights; the JSON file beside them.
+
+    Attributes
+    ----------
+    classes : brands in the order of the logits, sorted
+    size : side in pixels of what the network sees
+    cache_size : side in pixels of the square that a photo is squished to before
+    threshold : smallest confidence, 0 to 1, at which a prediction is accepted
+    training : recipe, data and results of the training, for people
+    """
+
+    backbone: str
+    head: str
+    classes: tuple[str, ...]
+    size: int
+    cache_size: int
+    threshold: float = 0.0
+    training: dict | None = None
+    schema: int = SCHEMA
+
+
+class Classifier:
+    """A trained network together with everything needed to name the brand on a photo.
+
+    Attributes
+    ----------
+    model : nn.Module in eval mode
+    card : Card
+    classes : list of str, sorted
+    """
+
+    def __init__(self, model: nn.Module, card: Card, device: str = "auto"):
+        if list(card.classes) != sorted(set(card.classes)):
+            raise ValueError(f"the classes of a model must be sorted and without doubles, got {list(card.classes)}")
+        self.card = card
+        self.device = devices.pick(device)
+        self.model = model.eval().to(self.device.torch, memory_format=self.device.memory_format)
+        mean, std = normalisation(card.backbone)
+        self._prepare = Augment(card.size, mean, std).plain()
+
+    @property
+    def classes(self) -> list[str]:
+        """Brands in the order of the probabilities, sorted."""
+        return list(self.card.classes)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike, device: str = "auto") -> Classifier:
+        """Read a model folder: `model.safetensors` and `card.json`; nothing in it is executed.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            Where a file is missing, or the two do not fit together.
+        """
+        folder = Path(folder)
+        for name in (WEIGHTS, CARD):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(
+                    f"{folder} is no model folder: {name} is missing; give the folder that training wrote, "
+                    "such as runs/first/model"
+                )
+        card = _read_card(folder / CARD)
+        model = empty_model(card.backbone, len(card.classes), card.head)
+        try:
+            model.load_state_dict(load_file(folder / WEIGHTS))
+        except (RuntimeError, SafetensorError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise ValueError(
+                f"{folder / WEIGHTS} does not fit {CARD} ({first}); copy both files of one model"
+            ) from error
+        return cls(model, card, device)
+
+    def save(self, folder: str | os.PathLike) -> Path:
+        """Write the model folder; each file appears whole or not at all."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
+        save_file(state, folder / f"{WEIGHTS}.tmp")
+        (folder / f"{WEIGHTS}.tmp").replace(folder / WEIGHTS)
+        self._save_card(folder)
+        return folder
+
+    def _save_card(self, folder: Path) -> None:
+        text = json.dumps(asdict(self.card), indent=1, ensure_ascii=False)
+        (folder / f"{CARD}.tmp").write_text(text, encoding="utf-8")
+        (folder / f"{CARD}.tmp").replace(folder / CARD)
+
+    def accept_above(self, threshold: float, folder: str | os.PathLike | None = None) -> None:
+        """Accept predictions from this confidence on (0 to 1); with a folder, also in the model saved there.
+
+        Raises
+        ------
+        ValueError
+            For a threshold outside 0 to 1.
+        """
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold {threshold} must lie between 0 and 1; choose_threshold gives one")
+        self.card = replace(self.card, threshold=float(threshold))
+        if folder is not None:
+            self._save_card(Path(folder))
+
+    def predict(
+        self,
+        sources: str | os.PathLike | Sequence[Source] | pd.DataFrame,
+        names: Sequence[str] | None = None,
+        batch_size: int = 64,
+    ) -> pd.DataFrame:
+        """Name the brand on photos.
+
+        Parameters
+        ----------
+        sources : a path, a folder, a sequence of paths, folders and encoded photos (bytes), or a manifest
+        names : for the column `path`, one a source; needed for nothing but bytes
+        batch_size : photos a pass
+
+        Returns
+        -------
+        DataFrame, one row a photo, in the order given, with the columns
+
+        ==========  ========================================================================================
+        path        str
+        brand       str, or missing: what the file's or folder's name says, or the manifest's brand
+        predicted   str, or missing where the photo could not be read
+        confidence  float, 0 to 1, of the predicted brand; NaN where unreadable
+        top5        dict, brand to probability, best first; None where unreadable
+        accepted    bool: confidence is at least the card's threshold
+        problem     str, or missing: why the photo could not be read
+        ==========  ========================================================================================
+
+        and `model`, `vehicle`, `split` where a manifest has them. Photos that are not to be read get a row too.
+        """
+        table, photos = _collect(sources, names)
+        probabilities = np.full((len(photos), len(self.classes)), np.nan, np.float32)
+        problems: list[str | None] = [None] * len(photos)
+        starts = range(0, len(photos), batch_size)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for start in tqdm(starts, "predict", unit="batch", leave=False, disable=len(starts) < 3):
+                decoded = list(pool.map(self._read, photos[start : start + batch_size]))
+                good = [i for i, photo in enumerate(decoded, start) if not isinstance(photo, PhotoError)]
+                for i, photo in enumerate(decoded, start):
+                    problems[i] = str(photo) if isinstance(photo, PhotoError) else None
+                if good:
+                    probabilities[good] = self.probabilities(np.stack([decoded[i - start] for i in good]))
+        return self._tabulate(table, probabilities, problems)
+
+    def probabilities(self, photos: np.ndarray) -> np.ndarray:
+        """Probabilities of squished photos.
+
+        Parameters
+        ----------
+        photos : uint8 [N, 3, cache_size, cache_size], as `TensorCache` holds them
+
+        Returns
+        -------
+        float32 [N, n_classes], each row sums to 1
+        """
+        x = self._prepare(torch.from_numpy(photos).to(self.device.torch))
+        x = x.contiguous(memory_format=self.device.memory_format)
+        with torch.inference_mode(), self.device.autocast():
+            return self.model(x).float().softmax(1).cpu().numpy()
+
+    def _read(self, source: Source) -> np.ndarray | PhotoError:
+        try:
+            return to_square(source, self.card.cache_size)
+        except PhotoError as error:
+            return error
+
+    def _tabulate(self, table: pd.DataFrame, probabilities: np.ndarray, problems: list[str | None]) -> pd.DataFrame:
+        names = np.array(self.classes, object)
+        # A stable sort of the negated values: ties go to the first brand by name, on every machine.
+        order = np.argsort(-probabilities, 1, kind="stable")[:, :5]
+        readable = ~np.isnan(probabilities[:, 0])
+        best = np.take_along_axis(probabilities, order, 1)
+        table["predicted"] = np.where(readable, names[order[:, 0]], None)
+        table["confidence"] = best[:, 0].astype(float)
+        table["top5"] = [
+            dict(zip(names[o], p.astype(float).tolist(), strict=True)) if ok else None
+            for o, p, ok in zip(order, best, readable, strict=True)
+        ]
+        table["accepted"] = (best[:, 0] >= self.card.threshold) & readable
+        table["problem"] = pd.Series(problems, table.index, dtype=object)
+        return table
+
+
+def _read_card(path: Path) -> Card:
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        card = Card(**{**fields, "classes": tuple(fields["classes"])})
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path} is not a model card of this version ({error}); train or fetch the model again"
+        ) from error
+    if card.schema != SCHEMA:
+        raise ValueError(
+            f"{path} has schema {card.schema}, this version reads {SCHEMA}; train or fetch the model again"
+        )
+    return card
+
+
+def _collect(sources, names: Sequence[str] | None) -> tuple[pd.DataFrame, list[Source]]:
+    """The table's first columns, and what to decode, one a row."""
+    if isinstance(sources, pd.DataFrame):
+        kept = [c for c in CARRIED if c in sources]
+        return sources[["path", *kept]].reset_index(drop=True), sources.path.tolist()
+    if isinstance(sources, (str, os.PathLike, bytes)):
+        sources = [sources]
+    photos = [photo for source in sources for photo in _expand(source)]
+    if names is None:
+        names = [str(p) if isinstance(p, (str, os.PathLike)) else f"photo {i}" for i, p in enumerate(photos, 1)]
+    if len(names) != len(photos):
+        raise ValueError(f"{len(names)} names for {len(photos)} photos; give one name a photo")
+    brands = [_brand_of(name) for name in names]
+    return pd.DataFrame({"path": list(names), "brand": pd.Series(brands, dtype=object)}), photos
+
+
+def _expand(source: Source) -> Iterable[Source]:
+    is_folder = isinstance(source, (str, os.PathLike)) and os.path.isdir(source)  # noqa: PTH112 - never raises on NUL
+    return list_photos(source) if is_folder else [source]
+
+
+def _brand_of(name: str) -> str | None:
+    return parse_name(name).brand or folder_brand(Path(name).parent.name)

@@ -1,0 +1,303 @@
+"""Tables to pictures, with matplotlib only.
+
+Every function draws in the house style (`carclf.mplstyle`), leaves the caller's settings alone and never calls
+``show()``. One picture takes an Axes `ax`, or makes a figure that fits, and returns the Axes; a grid takes an
+empty Figure `fig`, or makes one, and returns the Figure. Tables are those of `manifest`, `training` and
+`evaluation`. Blue is right and orange is wrong, which colour-blind readers tell apart, and a mark says it again.
+"""
+
+import textwrap
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.colors import PowerNorm
+from PIL import Image
+
+from carclf import evaluation
+from carclf.photos import PhotoError, read_photo
+
+# Starts the backend now: started inside a style's context, a notebook's backend would be half undone at its end,
+# and all figures but the first would stay invisible.
+plt.draw_if_interactive()
+house_style = plt.style.context(Path(__file__).with_name("carclf.mplstyle"))  # as a decorator: on during each call
+WIDTH = 10  # inches: a notebook's column at 100 dots an inch
+TILE = 320  # pixels: the longer side of a photo in a grid
+RIGHT, WRONG, PALE, DARK = "#0072B2", "#D55E00", "#c8c8c8", "#333333"
+SPLITS = {"train": "#56B4E9", "valid": "#E69F00", "test": "#0072B2", "set aside": PALE}
+
+
+def _axes(ax, *figsize, percent=False):
+    """The given Axes, or one in a new figure of `figsize` inches, with ticks in the house style."""
+    ax = plt.figure(figsize=figsize or None).add_subplot() if ax is None else ax
+    rc = plt.rcParams  # matplotlib makes ticks when it draws, after the style's context has ended
+    ax.tick_params(color=rc["xtick.color"], labelcolor=rc["xtick.labelcolor"], labelsize=rc["xtick.labelsize"])
+    ax.tick_params(grid_color=rc["grid.color"], grid_linewidth=rc["grid.linewidth"])
+    for axis in (ax.xaxis, ax.yaxis) if percent else ():
+        axis.set_major_formatter("{x:.0%}")
+    return ax
+
+
+def _plain(text, length=40):
+    """Any str as one printable line of at most `length` characters, shortened in the middle."""
+    text = "".join(letter if letter.isprintable() else " " for letter in str(text))
+    return text if len(text) <= length else f"{text[: length // 2 - 1]}…{text[-(length // 2) :]}"
+
+
+def _usable(manifest):
+    """The photos that training can use: with a brand and without a problem."""
+    usable = manifest[manifest["brand"].notna() & manifest["problem"].isna()]
+    if usable.empty:
+        raise ValueError(f"none of the {len(manifest)} photos of the manifest has a brand and no problem")
+    return usable
+
+
+def _bars(ax, names):
+    """Axes with a row a brand, as high as they need, so that every name can be read."""
+    row = 0.2 if len(names) <= 60 else 0.15  # inches
+    ax = _axes(ax, 0.75 * WIDTH, 1.2 + row * len(names))
+    ax.set_yticks(range(len(names)), names, size=45 * row, parse_math=False)
+    ax.grid(axis="y", visible=False)
+    ax.set(xlabel="photos", ylabel="brand", ylim=(-0.6, len(names) - 0.4))
+    return ax
+
+
+@house_style
+def brand_counts(manifest, ax=None):
+    """Bars of photos, and of vehicles within them, for every brand; most photos on top."""
+    usable = _usable(manifest)
+    counts = usable.groupby("brand")["vehicle"].agg(photos="size", vehicles="nunique")
+    counts = counts.iloc[::-1].sort_values("photos", kind="stable")
+    ax = _bars(ax, counts.index)
+    ax.bar_label(ax.barh(range(len(counts)), counts["photos"], color=SPLITS["train"]), fmt="{:,.0f}", size=7, padding=3)
+    ax.barh(range(len(counts)), counts["vehicles"], height=0.3, color=RIGHT)
+    ax.legend(ax.containers, ["photos", "vehicles they show"], loc="lower right", framealpha=1)
+    ax.set_title(f"{len(usable):,} photos of {counts['vehicles'].sum():,} vehicles, {len(counts)} brands")
+    return ax
+
+
+@house_style
+def split_counts(manifest, ax=None):
+    """Bars of photos for every brand, stacked by split; most photos on top."""
+    usable = _usable(manifest)
+    counts = pd.crosstab(usable["brand"], usable["split"].astype(object).fillna("set aside"))
+    counts = counts.iloc[::-1].loc[lambda table: table.sum(axis=1).sort_values(kind="stable").index]
+    ax, left = _bars(ax, counts.index), np.zeros(len(counts))
+    for split in [split for split in SPLITS if split in counts]:
+        label = f"{split}: {counts[split].sum():,}"
+        ax.barh(range(len(counts)), counts[split], left=left, color=SPLITS[split], label=label)
+        left += counts[split].to_numpy()
+    ax.legend(loc="lower right")
+    ax.set_title(f"{len(usable):,} photos by brand and split")
+    return ax
+
+
+def _pixels(source):
+    """A path, PIL image or array [3, H, W] as an array [H, W, 3], or as the reason why there is no photo."""
+    if isinstance(source, (str, Path)):
+        try:
+            source = read_photo(source, at_least=TILE)
+        except PhotoError as error:
+            return str(error)
+    if isinstance(source, Image.Image):
+        source = source.convert("RGB")
+        source.thumbnail((TILE, TILE))
+        return np.asarray(source)
+    return np.moveaxis(np.asarray(source), 0, -1)
+
+
+def _tile(ax, image):
+    """Draw pixels [H, W, 3], or the reason why there are none, in a box of 4 to 3 with white margins."""
+    ax.set(xticks=[], yticks=[], box_aspect=0.75)
+    ax.spines[:].set_visible(False)
+    if isinstance(image, str):
+        ax.set_facecolor("#e4e4e4")
+        reason = textwrap.fill(_plain(image, 90), 22)
+        ax.text(0.5, 0.5, reason, ha="center", va="center", size=7, parse_math=False, in_layout=False)
+        return
+    ax.imshow(image, aspect="auto")
+    height, width = image.shape[:2]
+    half = max(width, height / 0.75) / 2  # of the box's width, in pixels
+    ax.set(xlim=(width / 2 - half, width / 2 + half), ylim=(height / 2 + 0.75 * half, height / 2 - 0.75 * half))
+
+
+@house_style
+def photo_grid(photos, titles=None, columns=6, fig=None):
+    """Photos side by side; one that cannot be read is a grey tile with the reason.
+
+    `photos` is a sequence of paths, PIL images or arrays [3, H, W], uint8 or float, or one array
+    [N, 3, H, W]. Floats beyond 0..1, as a normalised batch has them, are all scaled alike until they fit.
+    """
+    images = [_pixels(photo) for photo in photos]
+    if not images:
+        raise ValueError("there are no photos to show: the list is empty")
+    floats = [image for image in images if not isinstance(image, str) and image.dtype.kind == "f"]
+    low, high = min([0, *map(np.min, floats)]), max([1, *map(np.max, floats)])
+    columns = min(columns, len(images))
+    rows, width = -(-len(images) // columns), min(WIDTH / columns, 3)  # width of a tile in inches
+    fig = plt.figure(figsize=(width * columns, (0.75 * width + 0.25) * rows)) if fig is None else fig
+    titles = [""] * len(images) if titles is None else titles
+    for place, (image, title) in enumerate(zip(images, titles, strict=True), start=1):
+        ax = fig.add_subplot(rows, columns, place)
+        scale = not isinstance(image, str) and image.dtype.kind == "f"
+        _tile(ax, (image - low) / (high - low) if scale else image)
+        ax.set_title(_plain(title, int(14 * width)), size=9, parse_math=False)
+    return fig
+
+
+def sample_photos(manifest, n=18, seed=0, fig=None):
+    """`n` random readable photos of a manifest, each under its brand."""
+    readable = manifest[manifest["problem"].isna()]
+    sample = readable.sample(min(n, len(readable)), random_state=seed)
+    return photo_grid(sample["path"], sample["brand"].astype(object).fillna("no brand in its name"), fig=fig)
+
+
+@house_style
+def training_curves(history, fig=None):
+    """Loss and scores after every epoch (a row of `history`), with the beginning of each stage marked."""
+    fig = plt.figure(figsize=(WIDTH, 3.8)) if fig is None else fig
+    loss, score = (_axes(ax) for ax in fig.subplots(1, 2))
+    for ax, names in (loss, ["train_loss", "valid_loss"]), (score, ["valid_accuracy", "valid_macro_recall"]):
+        for name in names:
+            ax.plot(range(1, len(history) + 1), history[name], "o-", label=name.replace("_", " "))
+        for first in np.flatnonzero(history["stage"].ne(history["stage"].shift())):
+            label = f" {history['stage'].iloc[first]}, {history['size'].iloc[first]} px"
+            ax.axvline(first + 0.5, color="#999999", linestyle=":", linewidth=1)
+            ax.text(first + 0.5, 1, label, transform=ax.get_xaxis_transform(), va="top", size=7, color=DARK)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.legend(loc="best")
+    best = history["valid_macro_recall"].max()
+    loss.set(xlabel="epoch", ylabel="loss, nats a photo", title="Loss")
+    score.set(xlabel="epoch", ylabel="share", title=f"Scores on valid: best macro recall {best:.1%}")
+    score.yaxis.set_major_formatter("{x:.0%}")
+    return fig
+
+
+@house_style
+def confusion_matrix(predictions, ax=None):
+    """Where each brand's photos went: blue the share named rightly, orange the shares that were mistaken.
+
+    Takes a predictions table, or a confusion table as `evaluation.confusion` makes it. A row holds shares of
+    one true brand's photos, and is grey where there are none. Brands taken for each other stand together.
+    """
+    counts = evaluation.ordered(evaluation.confusion(predictions) if "top5" in predictions else predictions)
+    shares, n = evaluation.row_shares(counts).to_numpy(), len(counts)
+    cell = np.clip(8 / n, 0.08, 0.45)  # inches
+    ax, size = _axes(ax, max(3, cell * n) + 2, max(3, cell * n) + 1.5), np.clip(0.9 * 72 * cell, 5, 9)
+    ax.set_xticks(range(n), counts.columns, rotation=90, size=size, parse_math=False)
+    ax.set_yticks(range(n), counts.index, size=size, parse_math=False)
+    ax.tick_params(length=0, pad=2, grid_linewidth=0.4)  # the grid leads from a cell to its names
+    for row in np.flatnonzero(np.isnan(shares[:, 0])):
+        ax.axhspan(row - 0.5, row + 0.5, color=PALE)
+    here = np.eye(n, dtype=bool)
+    worst = max(0.1, np.nanmax(shares, where=~here, initial=0))
+    for mask, cmap, label, low, norm in (
+        (here, "Blues", "right", 0.55, PowerNorm(1, 0, 1)),
+        (~here, "Oranges", "mistaken", 0.05, PowerNorm(0.5, 0, worst)),  # the root shows the few per cent, too
+    ):
+        cells = np.ma.masked_where(~mask | ~(shares > 0), shares)
+        image = ax.imshow(cells, cmap=cmap, norm=norm, aspect="auto", interpolation="nearest", zorder=1)
+        bar = ax.figure.colorbar(image, cax=ax.inset_axes([1.02, low, 0.02, 0.38]), format="{x:.0%}")
+        bar.ax.set_title(label, size=9)
+        for row, column in np.argwhere(mask & (shares >= 0.005)) if n <= 16 else ():
+            ink = "white" if norm(shares[row, column]) > 0.6 else DARK
+            ax.text(column, row, f"{shares[row, column]:.0%}", ha="center", va="center", size=8, color=ink)
+    photos = counts.to_numpy().sum()
+    ax.set(xlabel="predicted brand", ylabel="true brand, share of its photos")
+    ax.set_title(f"{photos:,} photos of {n} brands, {np.trace(counts) / photos:.1%} named rightly")
+    return ax
+
+
+@house_style
+def risk_coverage(predictions, ax=None, threshold=None):
+    """Accuracy of the answers against the share of photos answered, the surest first; `threshold` is marked."""
+    table = evaluation.threshold_table(predictions, np.unique(predictions["confidence"].dropna()))
+    ax = _axes(ax, percent=True)
+    ax.plot(table["coverage"], table["accuracy"], color=RIGHT)
+    if threshold is not None:
+        at = evaluation.threshold_table(predictions, [threshold]).iloc[0]
+        label = f"threshold {threshold:.2f}: {at['coverage']:.0%} answered, {at['accuracy']:.1%} of them right"
+        ax.plot(at["coverage"], at["accuracy"], "o", color=WRONG, markersize=8, label=label)
+        ax.legend(loc="lower left")
+    ax.set(xlim=(0, 1.01), xlabel="photos answered, the surest first", ylabel="answers that are right")
+    ax.set_title(f"{table['accuracy'].iloc[0]:.1%} right when every photo is answered")
+    return ax
+
+
+@house_style
+def threshold_curve(predictions, ax=None, threshold=None):
+    """Share of photos answered, and of answers that are right, by threshold; `threshold` is marked."""
+    table = evaluation.threshold_table(predictions, np.unique(predictions["confidence"].dropna()))
+    ax = _axes(ax, percent=True)
+    ax.plot(table["threshold"], table["accuracy"], color=RIGHT, label="answers that are right")
+    ax.plot(table["threshold"], table["coverage"], color=WRONG, linestyle="--", label="photos answered")
+    if threshold is not None:
+        ax.axvline(threshold, color=DARK, linestyle=":", label=f"threshold {threshold:.2f}")
+    ax.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="threshold on the confidence", ylabel="share")
+    ax.set_title("What a threshold costs and brings")
+    ax.legend(loc="lower left")
+    return ax
+
+
+@house_style
+def reliability(predictions, ax=None, bins=15):
+    """Accuracy by confidence, with the share of photos in each range; below the diagonal it claims too much."""
+    ax, table = _axes(ax, 5.5, 5, percent=True), evaluation.reliability_table(predictions, bins)
+    shares = table["photos"] / table["photos"].sum()
+    ax.bar((table.index + 0.5) / bins, shares, 0.9 / bins, color=PALE, label="share of all photos")
+    ax.plot([0, 1], [0, 1], color=DARK, linestyle=":", linewidth=1, label="confidence = accuracy")
+    ax.plot(table["confidence"], table["accuracy"], "o-", color=RIGHT, label="accuracy")
+    ax.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="confidence", ylabel="accuracy, share of the photos")
+    ax.set_title(f"Expected calibration error {evaluation.expected_calibration_error(predictions, bins):.1%}")
+    ax.legend(loc="upper left")
+    return ax
+
+
+def _verdict(row):
+    """Title and colour of one prediction: the true brand, a mark, and what the model said instead."""
+    if pd.isna(row.predicted):
+        return f"– {'' if pd.isna(row.brand) else row.brand}", DARK
+    if pd.isna(row.brand):
+        return f"? {row.predicted}", DARK
+    return (f"✓ {row.brand}", RIGHT) if row.brand == row.predicted else (f"✗ {row.brand}, not {row.predicted}", WRONG)
+
+
+def _top5(ax, row, colour):
+    """Bars of the likeliest brands with their names on them; the predicted one in `colour`."""
+    ax.set(xlim=(0, 1), ylim=(4.6, -0.6), xticks=[], yticks=[], box_aspect=0.75)
+    ax.spines[:].set_visible(False)
+    for place, (brand, share) in enumerate(row.top5.items()):
+        ax.barh(place, share, height=0.85, color=colour if place == 0 else PALE, alpha=0.45)
+        ax.text(0.02, place, _plain(brand, 18), va="center", size=7, parse_math=False, in_layout=False)
+        ax.text(1, place, f"{share:.0%}", va="center", ha="right", size=7, in_layout=False)
+
+
+@house_style
+def prediction_page(predictions, n=12, seed=0, fig=None):
+    """`n` random photos, each beside its five likeliest brands.
+
+    The title holds the true brand after ✓ or ✗ (or ? and the answer, where the file name says no brand), below
+    it stand the confidence, "unsure" where the model would not answer, and the file's name.
+    """
+    sample = predictions.sample(min(n, len(predictions)), random_state=seed)
+    rows = -(-len(sample) // 3)
+    fig = plt.figure(figsize=(WIDTH, 1.75 * rows)) if fig is None else fig
+    for place, row in enumerate(sample.itertuples()):
+        photo, readable = fig.add_subplot(rows, 6, 2 * place + 1), not pd.isna(row.predicted)
+        _tile(photo, _pixels(row.path) if readable else str(row.problem))
+        title, colour = _verdict(row)
+        photo.set_title(_plain(title, 40), size=9, color=colour, weight="bold", pad=16, parse_math=False)
+        sure = f"{row.confidence:.0%}{'' if row.accepted else ', unsure'} · " if readable else ""
+        photo.text(
+            0,
+            1.04,
+            sure + _plain(Path(row.path).name, 36),
+            transform=photo.transAxes,
+            size=7,
+            parse_math=False,
+            in_layout=False,
+        )
+        if readable:
+            _top5(fig.add_subplot(rows, 6, 2 * place + 2), row, colour)
+    return fig

@@ -1,0 +1,101 @@
+"""Run both notebooks from top to bottom and keep them as .ipynb and HTML.
+
+python notebooks/execute.py --demo                                         the drawn demo photos
+python notebooks/execute.py --out runs/mine -p folder path/to/photos       your own, any setting with -p
+
+What is up to date is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+from nbconvert import HTMLExporter
+
+import carclf
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+# Small photos and few epochs: the drawn cars shall be learned in about two minutes on a laptop.
+DEMO = {
+    "cache_size": 160,
+    "stages": [["head", 1, 3e-3, 128], ["blocks.5", 2, 1e-3, 128], ["all", 8, 1e-3, 128]],
+    "micro_batch": 32,
+}
+
+
+def main() -> None:
+    """Read the command line and run both notebooks."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--demo", action="store_true", help="on drawn photos, into runs/demo")
+    parser.add_argument("--out", type=Path, help="folder for the notebooks and the run")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="a setting")
+    options = parser.parse_args()
+    if not options.demo and options.out is None:
+        parser.error("give --demo, or --out FOLDER and -p folder PHOTOS")
+
+    out = (options.out or ROOT / "runs" / "demo").absolute()
+    settings = {name: _value(value) for name, value in options.p}
+    if options.demo:
+        print(f"drawn photos: {carclf.draw_demo(out / 'photos')}")
+        settings = {**DEMO, "folder": str(out / "photos"), "cache_folder": str(out / "cache"), **settings}
+    train = {"cache_folder": str(ROOT / "cache"), **settings, "run_folder": str(out / "run")}
+    test = {
+        "model_folder": str(out / "run" / "model"),
+        "test_photos": str(out / "run" / "split.csv"),
+        "results_folder": str(out / "test"),
+    }
+    try:
+        ran = _execute("train", train, out, begin_anew=options.demo)
+        _execute("test-model", test, out, again=ran)
+    except papermill.PapermillExecutionError as error:
+        sys.exit(f"{error.ename}: {error.evalue} (cell {error.exec_count}; the notebook as far as it ran is in {out})")
+    _report(out)
+
+
+def _value(text: str):
+    """A setting from the command line: JSON where it is some, else the text; paths become absolute."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return str(Path(text).absolute()) if Path(text).exists() else text
+
+
+def _execute(name: str, settings: dict, out: Path, begin_anew: bool = False, again: bool = False) -> bool:
+    """Run one notebook unless its result is up to date; whether it ran."""
+    sources = [HERE / f"{name}.ipynb", *sorted((ROOT / "carclf").glob("*.*"))]
+    content = json.dumps(settings, sort_keys=True).encode() + b"".join(path.read_bytes() for path in sources)
+    fingerprint = hashlib.sha256(content).hexdigest()
+    result = out / f"{name}.ipynb"
+    if not again and result.exists() and json.loads(result.read_text("utf-8"))["metadata"].get("source") == fingerprint:
+        return False
+    if begin_anew:  # a demo of other code is another run; one's own runs are never deleted
+        shutil.rmtree(out / "run", ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+    print(f"running {name}.ipynb")
+    papermill.execute_notebook(HERE / f"{name}.ipynb", result, settings, cwd=out, log_output=False)
+    notebook = nbformat.read(result, as_version=4)
+    notebook.metadata["source"] = fingerprint
+    nbformat.write(notebook, result)
+    page, _ = HTMLExporter().from_notebook_node(notebook)
+    (out / f"{name}.html").write_text(page, encoding="utf-8")
+    return True
+
+
+def _report(out: Path) -> None:
+    """Print the test's accuracy and where to look."""
+    m = json.loads((out / "test" / "metrics.json").read_text("utf-8"))
+    low, high = m["accuracy_low"], m["accuracy_high"]
+    print(f"accuracy on {m['n']} test photos: {m['accuracy']:.1%} (95 % interval {low:.1%} to {high:.1%})")
+    print(f"look at {out / 'train.html'}\n    and {out / 'test-model.html'}")
+
+
+if __name__ == "__main__":
+    main()

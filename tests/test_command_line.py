@@ -1,0 +1,65 @@
+import json
+
+import pandas as pd
+import pytest
+
+import carclf
+from carclf.__main__ import main
+
+CACHE = ["--cache", "{empty}/cache"]
+
+
+@pytest.fixture(scope="module")
+def run(photo_folder, tmp_path_factory):
+    place = tmp_path_factory.mktemp("cli")
+    arguments = ["train", photo_folder, "--out", place / "run", "--cache", place / "cache", "--cache-size", 40]
+    arguments += ["--stage", "head,1,1e-2,32", "--stage", "all,1,1e-3,32", "--micro-batch", 8, "--device", "cpu"]
+    assert main([str(a) for a in arguments]) == 0
+    return place / "run"
+
+
+def test_scan_says_what_is_in_a_folder(photo_folder, tmp_path, capsys):
+    assert main(["scan", str(photo_folder), "--csv", str(tmp_path / "manifest.csv")]) == 0
+    assert "4 brands" in capsys.readouterr().out
+    assert len(pd.read_csv(tmp_path / "manifest.csv")) == len(carclf.scan(photo_folder))
+
+
+def test_train_writes_a_model_that_the_package_loads(run):
+    assert carclf.Classifier.load(run / "model").card.size == 32
+    assert carclf.Classifier.load(run / "model").card.threshold > 0
+
+
+def test_evaluate_takes_the_runs_test_photos_or_any_folder(run, photo_folder, tmp_path, capsys):
+    assert main(["evaluate", str(run / "model"), str(run / "split.csv"), "--out", str(tmp_path)]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "metrics.json").read_text("utf-8"))
+    assert printed["n"] == len(pd.read_csv(tmp_path / "predictions.csv")) < len(carclf.scan(photo_folder))
+    assert main(["evaluate", str(run / "model"), str(photo_folder)]) == 0
+    assert json.loads(capsys.readouterr().out)["n"] == len(carclf.scan(photo_folder))
+
+
+def test_predict_writes_a_table(run, photo_folder, tmp_path, capsys):
+    assert main(["predict", str(run / "model"), str(photo_folder), "--csv", str(tmp_path / "out.csv")]) == 0
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert table.predicted.notna().all()
+    assert set(json.loads(table.top5[0])) <= set(carclf.Classifier.load(run / "model").classes)
+    assert table.path.map(lambda p: p.rpartition("/")[2].rpartition("\\")[2])[0] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["scan", "no/such/folder"], "is not a folder"),
+        (["scan", "{empty}"], "no photos in"),
+        (["train", "{empty}", "--out", "{empty}/run"], "no photos in"),
+        (["predict", "{empty}", "a.jpg"], "is no model folder: model.safetensors is missing"),
+        (["train", "{photos}", "--out", "{empty}/run", "--stage", "all,6"], "must be UNFREEZE,EPOCHS,MAX_LR,SIZE"),
+        (["train", "{photos}", "--out", "{empty}/run", *CACHE, "--backbone", "nonet"], "unknown backbone"),
+        (["train", "{photos}", "--out", "{empty}/run", *CACHE, "--device", "tpu"], "is not to be had here"),
+    ],
+)
+def test_errors_are_one_line_with_the_remedy(arguments, message, photo_folder, tmp_path, capsys):
+    assert main([a.format(empty=tmp_path, photos=photo_folder) for a in arguments]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("carclf: ")
+    assert message in error

