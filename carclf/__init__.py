@@ -27,7 +27,7 @@ _HOMES = {
     "demo": ("draw_demo",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-_MODULES = (*_HOMES, "checkpoints", "devices", "plots", "widgets")
+_MODULES = (*_HOMES, "checkpoints", "devices", "galleries", "objective", "plots", "widgets")
 
 __version__ = "0.1.0"
 __all__ = sorted(_HOME_OF)

@@ -28,17 +28,17 @@ class Augment:
     mean: tuple[float, float, float] = IMAGENET_MEAN  # of the backbone, on a scale of 0 to 1
     std: tuple[float, float, float] = IMAGENET_STD
     flip: float = 0.5  # probability of a mirror image
-    rotate: float = 8.0  # degrees to either side
-    zoom_in: float = 0.35  # share of the side that may be cropped away
-    zoom_out: float = 0.15  # share of the side that may be added around the photo
-    aspect: float = 0.15  # log of the change of width against height
-    brightness: float = 0.3  # factor 1 ± this
-    contrast: float = 0.3  # factor 1 ± this, around the photo's mean grey
-    saturation: float = 0.4  # factor 1 ± this
-    hue: float = 0.03  # turns of the colour wheel to either side
-    grey: float = 0.05  # probability of no colour at all
-    erase: float = 0.25  # probability of one grey rectangle
-    erase_area: float = 0.2  # largest share of the photo it covers
+    rotate: float = 5.0  # degrees to either side
+    zoom_in: float = 0.2  # share of the side that may be cropped away
+    zoom_out: float = 0.1  # share of the side that may be added around the photo
+    aspect: float = 0.1  # log of the change of width against height
+    brightness: float = 0.2  # factor 1 ± this
+    contrast: float = 0.2  # factor 1 ± this, around the photo's mean grey
+    saturation: float = 0.3  # factor 1 ± this
+    hue: float = 0.02  # turns of the colour wheel to either side
+    grey: float = 0.03  # probability of no colour at all
+    erase: float = 0.2  # probability of one grey rectangle
+    erase_area: float = 0.15  # largest share of the photo it covers
 
     def plain(self) -> Augment:
         """The same resize and normalisation without anything random, for validation and prediction."""

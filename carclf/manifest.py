@@ -42,10 +42,11 @@ def list_photos(folder: str | os.PathLike) -> list[str]:
             for n in names
             if not n.startswith(".") and os.path.splitext(n)[1].lower() in SUFFIXES  # noqa: PTH122
         ]
-    # Tables are UTF-8 and cannot hold them: names from old archives, such as 'Citro\xebn' in Latin-1.
-    foreign = [path for path in found if path.encode("utf-8", "replace").decode("utf-8") != path]
+    # Neither the index of a cache nor split.csv could hold them; Latin-1 comes from old archives.
+    foreign = [path for path in found if "\r" in path or path.encode("utf-8", "replace").decode("utf-8") != path]
     if foreign:
-        warnings.warn(f"{len(foreign)} names are not UTF-8, such as {foreign[0]!r}; rename these files", stacklevel=2)
+        message = f"{len(foreign)} names are not UTF-8 or hold a carriage return, such as {foreign[0]!r}"
+        warnings.warn(f"{message}; they are left out, rename these files", stacklevel=2)
         found = set(found).difference(foreign)
     if not found:
         raise ValueError(f"no photos in {root}: put files such as 'Audi_A4_1.jpg' or 'Audi/1.jpg' there")
@@ -240,7 +241,7 @@ def split(
         place = _divide(sizes.sample(frac=1, random_state=rng), fractions)
         if len(sizes) < 3:
             too_small.append(f"{brand} ({len(sizes)})")
-        result[of_brand.index] = of_brand.map(place).fillna("train")
+        result[of_brand.index] = [place.get(group, "train") for group in of_brand]
     if too_small:
         warnings.warn(
             f"brands with fewer than 3 {whole}s: {', '.join(too_small)}. One {whole} is only learned, of two one is "

@@ -1,29 +1,25 @@
 """Tables to pictures, with matplotlib only.
 
 Every function draws in the house style (`carclf.mplstyle`), leaves the caller's settings alone and never calls
-``show()``. One picture takes an Axes `ax`, or makes a figure that fits, and returns the Axes; a grid takes an
-empty Figure `fig`, or makes one, and returns the Figure. Tables are those of `manifest`, `training` and
+``show()``. One picture takes an Axes `ax`, or makes a figure that fits, and returns the Axes; several side by side
+take an empty Figure `fig`, or make one, and return the Figure. Tables are those of `manifest`, `training` and
 `evaluation`. Blue is right and orange is wrong, which colour-blind readers tell apart, and a mark says it again.
 """
 
-import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.colors import PowerNorm
-from PIL import Image
 
 from carclf import evaluation
-from carclf.photos import PhotoError, read_photo
 
 # Starts the backend now: started inside a style's context, a notebook's backend would be half undone at its end,
 # and all figures but the first would stay invisible.
 plt.draw_if_interactive()
 house_style = plt.style.context(Path(__file__).with_name("carclf.mplstyle"))  # as a decorator: on during each call
 WIDTH = 10  # inches: a notebook's column at 100 dots an inch
-TILE = 320  # pixels: the longer side of a photo in a grid
 RIGHT, WRONG, PALE, DARK = "#0072B2", "#D55E00", "#c8c8c8", "#333333"
 SPLITS = {"train": "#56B4E9", "valid": "#E69F00", "test": "#0072B2", "set aside": PALE}
 
@@ -37,12 +33,6 @@ def _axes(ax, *figsize, percent=False):
     for axis in (ax.xaxis, ax.yaxis) if percent else ():
         axis.set_major_formatter("{x:.0%}")
     return ax
-
-
-def _plain(text, length=40):
-    """Any str as one printable line of at most `length` characters, shortened in the middle."""
-    text = "".join(letter if letter.isprintable() else " " for letter in str(text))
-    return text if len(text) <= length else f"{text[: length // 2 - 1]}…{text[-(length // 2) :]}"
 
 
 def _usable(manifest):
@@ -91,66 +81,6 @@ def split_counts(manifest, ax=None):
     ax.legend(loc="lower right")
     ax.set_title(f"{len(usable):,} photos by brand and split")
     return ax
-
-
-def _pixels(source):
-    """A path, PIL image or array [3, H, W] as an array [H, W, 3], or as the reason why there is no photo."""
-    if isinstance(source, (str, Path)):
-        try:
-            source = read_photo(source, at_least=TILE)
-        except PhotoError as error:
-            return str(error)
-    if isinstance(source, Image.Image):
-        source = source.convert("RGB")
-        source.thumbnail((TILE, TILE))
-        return np.asarray(source)
-    return np.moveaxis(np.asarray(source), 0, -1)
-
-
-def _tile(ax, image):
-    """Draw pixels [H, W, 3], or the reason why there are none, in a box of 4 to 3 with white margins."""
-    ax.set(xticks=[], yticks=[], box_aspect=0.75)
-    ax.spines[:].set_visible(False)
-    if isinstance(image, str):
-        ax.set_facecolor("#e4e4e4")
-        reason = textwrap.fill(_plain(image, 90), 22)
-        ax.text(0.5, 0.5, reason, ha="center", va="center", size=7, parse_math=False, in_layout=False)
-        return
-    ax.imshow(image, aspect="auto")
-    height, width = image.shape[:2]
-    half = max(width, height / 0.75) / 2  # of the box's width, in pixels
-    ax.set(xlim=(width / 2 - half, width / 2 + half), ylim=(height / 2 + 0.75 * half, height / 2 - 0.75 * half))
-
-
-@house_style
-def photo_grid(photos, titles=None, columns=6, fig=None):
-    """Photos side by side; one that cannot be read is a grey tile with the reason.
-
-    `photos` is a sequence of paths, PIL images or arrays [3, H, W], uint8 or float, or one array
-    [N, 3, H, W]. Floats beyond 0..1, as a normalised batch has them, are all scaled alike until they fit.
-    """
-    images = [_pixels(photo) for photo in photos]
-    if not images:
-        raise ValueError("there are no photos to show: the list is empty")
-    floats = [image for image in images if not isinstance(image, str) and image.dtype.kind == "f"]
-    low, high = min([0, *map(np.min, floats)]), max([1, *map(np.max, floats)])
-    columns = min(columns, len(images))
-    rows, width = -(-len(images) // columns), min(WIDTH / columns, 3)  # width of a tile in inches
-    fig = plt.figure(figsize=(width * columns, (0.75 * width + 0.25) * rows)) if fig is None else fig
-    titles = [""] * len(images) if titles is None else titles
-    for place, (image, title) in enumerate(zip(images, titles, strict=True), start=1):
-        ax = fig.add_subplot(rows, columns, place)
-        scale = not isinstance(image, str) and image.dtype.kind == "f"
-        _tile(ax, (image - low) / (high - low) if scale else image)
-        ax.set_title(_plain(title, int(14 * width)), size=9, parse_math=False)
-    return fig
-
-
-def sample_photos(manifest, n=18, seed=0, fig=None):
-    """`n` random readable photos of a manifest, each under its brand."""
-    readable = manifest[manifest["problem"].isna()]
-    sample = readable.sample(min(n, len(readable)), random_state=seed)
-    return photo_grid(sample["path"], sample["brand"].astype(object).fillna("no brand in its name"), fig=fig)
 
 
 @house_style
@@ -252,52 +182,3 @@ def reliability(predictions, ax=None, bins=15):
     ax.set_title(f"Expected calibration error {evaluation.expected_calibration_error(predictions, bins):.1%}")
     ax.legend(loc="upper left")
     return ax
-
-
-def _verdict(row):
-    """Title and colour of one prediction: the true brand, a mark, and what the model said instead."""
-    if pd.isna(row.predicted):
-        return f"– {'' if pd.isna(row.brand) else row.brand}", DARK
-    if pd.isna(row.brand):
-        return f"? {row.predicted}", DARK
-    return (f"✓ {row.brand}", RIGHT) if row.brand == row.predicted else (f"✗ {row.brand}, not {row.predicted}", WRONG)
-
-
-def _top5(ax, row, colour):
-    """Bars of the likeliest brands with their names on them; the predicted one in `colour`."""
-    ax.set(xlim=(0, 1), ylim=(4.6, -0.6), xticks=[], yticks=[], box_aspect=0.75)
-    ax.spines[:].set_visible(False)
-    for place, (brand, share) in enumerate(row.top5.items()):
-        ax.barh(place, share, height=0.85, color=colour if place == 0 else PALE, alpha=0.45)
-        ax.text(0.02, place, _plain(brand, 18), va="center", size=7, parse_math=False, in_layout=False)
-        ax.text(1, place, f"{share:.0%}", va="center", ha="right", size=7, in_layout=False)
-
-
-@house_style
-def prediction_page(predictions, n=12, seed=0, fig=None):
-    """`n` random photos, each beside its five likeliest brands.
-
-    The title holds the true brand after ✓ or ✗ (or ? and the answer, where the file name says no brand), below
-    it stand the confidence, "unsure" where the model would not answer, and the file's name.
-    """
-    sample = predictions.sample(min(n, len(predictions)), random_state=seed)
-    rows = -(-len(sample) // 3)
-    fig = plt.figure(figsize=(WIDTH, 1.75 * rows)) if fig is None else fig
-    for place, row in enumerate(sample.itertuples()):
-        photo, readable = fig.add_subplot(rows, 6, 2 * place + 1), not pd.isna(row.predicted)
-        _tile(photo, _pixels(row.path) if readable else str(row.problem))
-        title, colour = _verdict(row)
-        photo.set_title(_plain(title, 40), size=9, color=colour, weight="bold", pad=16, parse_math=False)
-        sure = f"{row.confidence:.0%}{'' if row.accepted else ', unsure'} · " if readable else ""
-        photo.text(
-            0,
-            1.04,
-            sure + _plain(Path(row.path).name, 36),
-            transform=photo.transAxes,
-            size=7,
-            parse_math=False,
-            in_layout=False,
-        )
-        if readable:
-            _top5(fig.add_subplot(rows, 6, 2 * place + 2), row, colour)
-    return fig

@@ -42,9 +42,9 @@ class Recipe:
 
     backbone: str = "efficientnet_lite0"
     stages: tuple[Stage, ...] = (
-        Stage("head", 1, 3e-3, 128),
-        Stage("blocks.5", 1, 1e-3, 128),
-        Stage("all", 6, 1e-3, 128),
+        Stage("head", 1, 3e-3, 112),
+        Stage("blocks.5", 1, 1e-3, 112),
+        Stage("all", 9, 1e-3, 128),
         Stage("all", 3, 5e-4, 160),
     )
     micro_batch: int = 64  # photos in memory at once
@@ -116,6 +116,8 @@ def fit(
     model.to(device.torch, memory_format=device.memory_format)
     if state.model is not None:
         model.load_state_dict(state.model)
+    for stage in recipe.stages:
+        set_trainable(model, stage.unfreeze)  # a block that is not there is refused now and not hours later
     _begin(out, recipe, manifest)
 
     for number, stage in enumerate(recipe.stages):
@@ -127,6 +129,7 @@ def fit(
             optimizer.load_state_dict(state.optimizer)
         for epoch in range(state.epoch, stage.epochs):
             began = time.monotonic()
+            set_trainable(model, stage.unfreeze)  # validation left all of it in eval
             train_loss = _train_epoch(model, optimizer, recipe, number, epoch, data, device)
             seconds = time.monotonic() - began
             row = {"stage": number, "epoch": len(state.history), "unfreeze": stage.unfreeze, "size": stage.size}
@@ -140,7 +143,6 @@ def fit(
             checkpoints.save(out, state, model, optimizer)
             if on_epoch is not None:
                 on_epoch(pd.DataFrame(state.history))
-            set_trainable(model, stage.unfreeze)
         state.epoch, state.optimizer = 0, None
     return Run(out, pd.DataFrame(state.history), Classifier.load(out / "model", recipe.device))
 

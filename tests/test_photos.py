@@ -1,11 +1,13 @@
 """Any bytes give upright RGB pixels or a PhotoError, and leave Pillow as they found it."""
 
+import contextlib
 import io
 import os
 import random
 import struct
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,7 +127,7 @@ def test_photo_is_upright(kind, orientation):
     with Image.open(io.BytesIO(data)) as image:
         reference = ImageOps.exif_transpose(image).convert("RGB")
     photo = read_photo(data)
-    assert ORIENTATION not in photo.getexif()  # nobody turns it a second time
+    assert photo.getexif().get(ORIENTATION, 1) == 1  # nobody turns it a second time
     np.testing.assert_array_equal(np.asarray(photo), np.asarray(reference))
 
 
@@ -138,6 +140,7 @@ def test_measured_size_is_that_of_the_photo(kind, orientation, size):
     assert measure_photo(data) == read_photo(data).size
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_broken_exif_leaves_the_pixels():
     data = encode(picture(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff\x01\x12")
     assert read_photo(data).size == measure_photo(data) == (64, 40)
@@ -176,7 +179,7 @@ def test_bad_bytes_are_refused_with_their_reason(way, data, reason, detail):
     assert detail in error.detail
 
 
-@pytest.mark.filterwarnings("default")  # Pillow warns above 89 million pixels, and raises above twice as many
+@pytest.mark.filterwarnings("ignore:Image size")  # Pillow warns above 89 million pixels, and raises above twice as many
 @pytest.mark.parametrize("side", [9000, 10_000, 14_000])
 def test_bomb_is_refused_whatever_warnings_do(side):
     assert refusal(png_header(side, side)).reason == "too many pixels"
@@ -265,10 +268,8 @@ def test_fuzzed_photo_gives_pixels_or_photo_error(kind):
         except PhotoError as error:
             assert error.reason in PhotoError.REASONS
             refused += 1
-        try:
+        with contextlib.suppress(PhotoError):
             measure_photo(broken)
-        except PhotoError:
-            pass
     assert refused
 
 
@@ -281,15 +282,13 @@ def test_pillow_is_left_as_it_was(tmp_path):
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps no handle count")
+@pytest.mark.skipif(sys.platform != "linux", reason="no list of open files")
 def test_no_file_stays_open(tmp_path):
-    handles = "/proc/self/fd"
-    if not os.path.isdir(handles):  # noqa: PTH112
-        pytest.skip("no list of open files")
+    handles = Path("/proc/self/fd")
     (tmp_path / "good.jpg").write_bytes(encode(picture(), "JPEG"))
     (tmp_path / "bad.jpg").write_bytes(b"junk")
-    before = len(os.listdir(handles))  # noqa: PTH208
+    before = len(list(handles.iterdir()))
     photo = read_photo(tmp_path / "good.jpg")
     refusal(tmp_path / "bad.jpg")
-    assert len(os.listdir(handles)) == before  # noqa: PTH208
+    assert len(list(handles.iterdir())) == before
     assert photo.size == (64, 40)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from carclf import evaluation, plots
+from carclf import evaluation, galleries, plots
 from carclf.photos import PhotoError, read_photo
 
 matplotlib.use("Agg")
@@ -96,7 +96,7 @@ def test_bars_of_nothing():
 
 
 def test_photo_grid_of_files_shows_what_is_wrong(photos):
-    figure = plots.photo_grid(photos, titles=["a", "b", "c"], columns=2)
+    figure = galleries.photo_grid(photos, titles=["a", "b", "c"], columns=2)
     assert len(figure.axes) == 3
     with pytest.raises(PhotoError) as problem:
         read_photo(photos[2])
@@ -117,7 +117,7 @@ def test_photo_grid_of_pixels(kind):
         "float": pixels / 255,
         "normalised": (pixels / 255 - 0.5) * 4,
     }[kind]
-    shown = [np.asarray(ax.images[0].get_array()) for ax in plots.photo_grid(photos).axes]
+    shown = [np.asarray(ax.images[0].get_array()) for ax in galleries.photo_grid(photos).axes]
     expected = np.moveaxis(pixels, 1, -1)
     if kind in ("float", "normalised"):
         expected = expected / 255
@@ -126,12 +126,12 @@ def test_photo_grid_of_pixels(kind):
 
 def test_photo_grid_of_nothing():
     with pytest.raises(ValueError, match="the list is empty"):
-        plots.photo_grid([])
+        galleries.photo_grid([])
 
 
 def test_sample_photos_are_readable_and_named(photos):
     manifest = pd.DataFrame({"path": photos, "brand": ["Audi", None, "BMW"], "problem": [None, None, "not an image"]})
-    figure = plots.sample_photos(manifest)
+    figure = galleries.sample_photos(manifest)
     assert sorted(ax.get_title("left") for ax in figure.axes) == ["Audi", "no brand in its name"]
 
 
@@ -206,7 +206,7 @@ def test_prediction_page_shows_every_kind_of_answer(photos):
         ],
         columns=["path", "brand", "predicted", "confidence", "top5", "accepted", "problem"],
     )
-    figure = plots.prediction_page(predictions)
+    figure = galleries.prediction_page(predictions)
     figure.canvas.draw()
     found = texts(figure)
     assert {"✓ Audi", "✗ Audi, not BMW", "? BMW", "– Audi"} <= set(found)
@@ -225,5 +225,5 @@ def test_house_style_stays_at_home():
 
 
 def test_long_and_odd_names_become_one_short_line():
-    assert plots._plain("a\nb\udc80c") == "a b c"
-    assert plots._plain("x" * 50 + ".jpg", 20) == "x" * 9 + "…" + "x" * 6 + ".jpg"
+    assert galleries._plain("a\nb\udc80c") == "a b c"
+    assert galleries._plain("x" * 50 + ".jpg", 20) == "x" * 9 + "…" + "x" * 6 + ".jpg"
