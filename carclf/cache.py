@@ -89,9 +89,7 @@ class TensorCache:
             with FileLock(place / ".lock"):
                 index, problems = _fill(place, manifest.path[manifest.problem.isna()], size)
         except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise
-            message = f"{place} cannot be written ({error.strerror}); give another cache folder"
+            message = f"the cache {place} cannot be written: {error.strerror}; choose another folder or a smaller size"
             raise OSError(error.errno, message) from error
         photos = np.load(place / "photos.npy", mmap_mode="r") if len(index) else np.empty((0, 3, size, size), "u1")
         slots = manifest.path.map(index.slot).where(manifest.problem.isna()).fillna(-1).to_numpy(np.int64)
@@ -198,7 +196,4 @@ def _commit(place: Path, file, index: pd.DataFrame, fresh: list, n: int, size: i
 def _check_disk(place: Path, needed: int) -> None:
     free = shutil.disk_usage(place).free
     if free < needed + 100 * 2**20:  # some room for everybody else
-        have, want = f"{free / 1e9:.2f} GB free", f"{needed / 1e9:.2f} GB"
-        raise OSError(
-            errno.ENOSPC, f"{place} has {have}, the cache needs {want}; choose a smaller size or another folder"
-        )
+        raise OSError(errno.ENOSPC, f"it needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free")

@@ -47,7 +47,7 @@ class Recipe:
         Stage("all", 9, 1e-3, 128),
         Stage("all", 3, 5e-4, 160),
     )
-    micro_batch: int = 64  # photos in memory at once
+    micro_batch: int = 32  # photos in memory at once
     accumulate: int = 1  # micro-batches an optimizer step
     class_weight: str = "inverse_sqrt"  # "none", "inverse_sqrt" or "inverse" of a brand's photos in train
     label_smoothing: float = 0.1  # share of the target spread evenly over all brands
@@ -59,7 +59,11 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
-        stages = tuple(s if isinstance(s, Stage) else Stage(*s) for s in self.stages)
+        # Notebooks give lists, recipe.json gives dicts.
+        made = (
+            Stage(**s) if isinstance(s, dict) else Stage(*s) if not isinstance(s, Stage) else s for s in self.stages
+        )
+        stages = tuple(made)
         object.__setattr__(self, "stages", stages)  # the documented way to normalise a frozen dataclass
         if not stages:
             raise ValueError("a recipe needs at least one stage, such as ('all', 5, 1e-3, 128)")
@@ -287,6 +291,9 @@ def _identity(recipe: Recipe, data: _Data) -> dict:
 
 
 def _begin(out: Path, recipe: Recipe, manifest: pd.DataFrame) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1), encoding="utf-8")
-    manifest.to_csv(out / "split.csv", index=False, encoding="utf-8")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1), encoding="utf-8")
+        manifest.to_csv(out / "split.csv", index=False, encoding="utf-8")
+    except OSError as error:
+        raise OSError(error.errno, f"{out} cannot be written: {error.strerror}; choose another run folder") from error

@@ -27,7 +27,6 @@ ROOT = HERE.parent
 DEMO = {
     "cache_size": 160,
     "stages": [["head", 1, 3e-3, 128], ["blocks.5", 2, 1e-3, 128], ["all", 8, 1e-3, 128]],
-    "micro_batch": 32,
 }
 
 

@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
 import carclf
 from carclf import checkpoints, models, training
+from carclf.classifier import WEIGHTS
 from carclf.devices import pick
 
 STRENGTHS = "flip rotate zoom_in zoom_out aspect brightness contrast saturation hue grey erase"
@@ -32,8 +34,11 @@ def run(data, tmp_path_factory):
     return carclf.fit(recipe(), *data, tmp_path_factory.mktemp("runs") / "first")
 
 
-def weights(run_folder):
-    return carclf.Classifier.load(run_folder / "model", "cpu").model.state_dict()
+def assert_equal_weights(one, other):
+    ours, theirs = (load_file(folder / "model" / WEIGHTS) for folder in (one, other))
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        assert torch.equal(value, theirs[key]), key
 
 
 def test_a_run_leaves_its_records(run, data):
@@ -79,8 +84,7 @@ def test_a_resumed_run_is_the_uninterrupted_run_to_the_last_bit(run, data, tmp_p
     resumed = carclf.fit(recipe(), *data, tmp_path)
     timing = ["photos_per_second", "seconds"]
     pd.testing.assert_frame_equal(resumed.history.drop(columns=timing), run.history.drop(columns=timing))
-    for key, value in weights(run.folder).items():
-        assert torch.equal(value, weights(tmp_path)[key]), key
+    assert_equal_weights(run.folder, tmp_path)
 
 
 def test_a_finished_run_is_not_trained_again(run, data, monkeypatch):
@@ -101,8 +105,7 @@ def test_an_interrupted_write_leaves_the_last_checkpoint_whole(run, data, tmp_pa
         with pytest.raises(OSError, match="disk full"):
             carclf.fit(recipe(), *data, tmp_path)
     carclf.fit(recipe(), *data, tmp_path)
-    for key, value in weights(run.folder).items():
-        assert torch.equal(value, weights(tmp_path)[key]), key
+    assert_equal_weights(run.folder, tmp_path)
 
 
 def test_a_run_begun_otherwise_is_refused_naming_the_difference(run, data):
@@ -189,6 +192,18 @@ def test_data_that_cannot_be_trained_on_is_refused(data, tmp_path):
 def test_a_wrong_recipe_is_refused_at_once(settings, message):
     with pytest.raises(ValueError, match=message):
         carclf.Recipe(**settings)
+
+
+def test_a_stage_that_names_no_block_is_refused_before_any_training(data, tmp_path):
+    with pytest.raises(ValueError, match=r"unfreeze='layer4' is no block.*blocks.6"):
+        carclf.fit(recipe(stages=(("head", 1, 1e-2, 32), ("layer4", 1, 1e-3, 32))), *data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_that_cannot_be_written_is_named(data, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"run cannot be written: .*; choose another run folder"):
+        carclf.fit(recipe(), *data, tmp_path / "file" / "run")
 
 
 def test_a_recipe_is_frozen_and_survives_json():
