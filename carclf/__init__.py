@@ -20,6 +20,7 @@ _HOMES = {
         "confused_pairs",
         "confusion",
         "metrics",
+        "metrics_table",
         "save_predictions",
         "save_results",
         "threshold_table",

@@ -106,6 +106,20 @@ def metrics(predictions, *, classes=None, seed=0, n_boot=1000):
     }
 
 
+def metrics_table(results):
+    """The dict of `metrics` in words: a DataFrame of str with the column ``value``, for people."""
+    low, high = results["accuracy_low"], results["accuracy_high"]
+    not_scored = ("unreadable", "unlabelled", "unknown_brand")
+    rows = {
+        "photos scored": f"{results['n']:,}, of {results['vehicles']:,} vehicles",
+        "not scored": ", ".join(f"{k.replace('_', ' ')}: {results[k]:,}" for k in not_scored),
+        "accuracy": f"{results['accuracy']:.1%}, 95 % interval {low:.1%} to {high:.1%}",
+    }
+    shares = ("top5_accuracy", "macro_recall", "macro_f1", "mean_confidence")
+    rows |= {k.replace("_", " "): f"{results[k]:.1%}" for k in shares}
+    return pd.Series(rows, name="value").to_frame()
+
+
 def _accuracy_interval(table, seed, n_boot):
     """95 % percentile interval of the accuracy by a bootstrap over vehicles (Field and Welsh 2007)."""
     vehicles = table.groupby("vehicle")["right"].agg(["sum", "size"]).to_numpy()

@@ -271,3 +271,26 @@ def test_nothing_warns_and_nothing_changes(predictions):
         evaluation.confused_pairs(predictions)
         evaluation.threshold_table(predictions)
     pd.testing.assert_frame_equal(predictions, before)
+
+
+# --- tables and files
+
+
+def test_metrics_read_as_words(predictions):
+    results = evaluation.metrics(predictions)
+    words = evaluation.metrics_table(results)["value"]
+    assert words["accuracy"].startswith(f"{results['accuracy']:.1%}, 95 % interval {results['accuracy_low']:.1%} to")
+    assert words["photos scored"] == "400, of 400 vehicles"
+    assert words["not scored"] == "unreadable: 0, unlabelled: 0, unknown brand: 0"
+    assert words["macro recall"] == f"{results['macro_recall']:.1%}"
+
+
+def test_results_are_saved_as_csv_and_json(predictions, tmp_path):
+    predictions.loc[0, ["predicted", "confidence", "top5"]] = None
+    results = evaluation.metrics(predictions)
+    evaluation.save_results(predictions, results, tmp_path / "new" / "folder")
+    assert json.loads((tmp_path / "new" / "folder" / "metrics.json").read_text("utf-8")) == results
+    saved = pd.read_csv(tmp_path / "new" / "folder" / "predictions.csv")
+    assert saved["brand"].tolist() == predictions["brand"].tolist()
+    assert pd.isna(saved["top5"][0])
+    assert json.loads(saved["top5"][1]) == predictions["top5"][1]

@@ -1,6 +1,7 @@
 import datetime
 import io
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -102,3 +103,15 @@ def test_gallery_filters_and_leafs():
     which.value = "wrong"
     assert (page.max, page.value) == (1, 1)
     assert "29.jpg" in result.value and "✗ Audi" in result.value and "00.jpg" not in result.value
+
+
+def test_live_curves_show_one_figure_and_leave_none_open(monkeypatch):
+    shown, cleared = [], []
+    monkeypatch.setattr(widgets, "display", shown.append)
+    monkeypatch.setattr(widgets, "clear_output", lambda wait: cleared.append(wait))
+    rows = {"stage": [0, 1], "size": [96, 96], "train_loss": [2.0, 1.0], "valid_loss": [2.0, 1.5]}
+    history = pd.DataFrame(rows | {"valid_accuracy": [0.3, 0.6], "valid_macro_recall": [0.2, 0.5]})
+    widgets.live_curves(history)
+    assert len(shown) == 1
+    assert cleared == [True]
+    assert not plt.get_fignums()
