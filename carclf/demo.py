@@ -36,6 +36,10 @@ class DemoSummary(NamedTuple):
     vehicles: int  # different cars
     flaws: dict[str, list[str]]  # kind of flaw -> names of the files that have it
 
+    def __str__(self) -> str:
+        flaws = ", ".join(f"{kind} ({len(names)})" for kind, names in self.flaws.items())
+        return f"{self.photos} drawn photos of {len(self.brands)} brands, {self.vehicles} vehicles; flaws: {flaws}"
+
 
 class Shot(NamedTuple):
     """One file to make; with the seed, these words decide every byte of it."""

@@ -43,7 +43,7 @@ def main() -> None:
     out = (options.out or ROOT / "runs" / "demo").absolute()
     settings = {name: _value(value) for name, value in options.p}
     if options.demo:
-        print(f"drawn photos: {carclf.draw_demo(out / 'photos')}")
+        print(carclf.draw_demo(out / "photos"))
         settings = {**DEMO, "folder": str(out / "photos"), "cache_folder": str(out / "cache"), **settings}
     train = {"cache_folder": str(ROOT / "cache"), **settings, "run_folder": str(out / "run")}
     test = {
