@@ -21,9 +21,10 @@ import carclf
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 when it went well, 1 after an error said in one line."""
     options = _parser().parse_args(arguments)
-    warnings.showwarning = lambda message, *_: print(f"carclf: {message}", file=sys.stderr)
     try:
-        options.run(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"carclf: {message}", file=sys.stderr)
+            options.run(options)
     except (ValueError, OSError, ArithmeticError) as error:
         print(f"carclf: {error}", file=sys.stderr)
         return 1

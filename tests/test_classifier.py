@@ -142,3 +142,17 @@ def test_files_that_do_not_fit_together_are_refused(folder, tmp_path):
     (folder / WEIGHTS).write_bytes(b"not weights")
     with pytest.raises(ValueError, match="does not fit"):
         Classifier.load(folder)
+
+
+def test_what_the_manifest_sets_aside_is_not_scored(classifier, photos):
+    doubtful = photos.assign(problem=photos.problem.where(photos.index > 0, "contradiction: two brands"))
+    table = classifier.predict(doubtful)
+    assert table.problem[0] == "contradiction: two brands"
+    assert pd.isna(table.predicted[0])
+    assert table.predicted[1:].notna().all()
+
+
+def test_a_folder_that_cannot_be_written_is_named(classifier, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"cannot be written: .*; free some disk or choose another folder"):
+        classifier.save(tmp_path / "file" / "model")

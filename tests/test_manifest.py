@@ -79,10 +79,10 @@ def test_photos_of_one_listing_are_one_vehicle(photo_folder):
     assert set(manifest.label_from) == {"name"}
 
 
-def test_equal_names_in_two_folders_are_two_vehicles(tmp_path):
-    for folder in ("a", "b"):
-        draw(tmp_path / folder / LISTING.format("A4", "aBc"))
-    assert scan(tmp_path).vehicle.nunique() == 2
+def test_a_listing_over_two_folders_is_one_vehicle(tmp_path):
+    for folder, letters in (("front", "aBc"), ("rear", "xYz")):
+        draw(tmp_path / folder / LISTING.format("A4", letters))
+    assert scan(tmp_path).vehicle.nunique() == 1
 
 
 def test_bad_photos_are_set_aside_with_their_reason(tmp_path):

@@ -150,3 +150,19 @@ def test_an_unknown_block_is_refused_with_those_there_are(lite0):
 def test_normalisation_follows_the_backbone():
     assert models.normalisation("resnet50")[0] == (0.485, 0.456, 0.406)
     assert models.normalisation("efficientnet_lite0") == ((127 / 255,) * 3, (128 / 255,) * 3)
+
+
+def test_a_backbone_without_one_last_linear_layer_is_refused():
+    with (
+        pytest.warns(UserWarning, match="random weights"),
+        pytest.raises(ValueError, match="does not end in one linear layer"),
+    ):
+        carclf.build_model("deit_tiny_distilled_patch16_224", 3, weights=None)
+
+
+@pytest.mark.parametrize("content", [b"", b"no weights"])
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_a_file_that_holds_no_weights_is_refused(tmp_path, content, ending):
+    (tmp_path / f"weights{ending}").write_bytes(content)
+    with pytest.raises((ValueError, OSError), match=r"safetensors file|safely"):
+        carclf.build_model("efficientnet_lite0", 3, weights=tmp_path / f"weights{ending}")

@@ -91,7 +91,7 @@ def test_split_bars_stack_to_all_photos():
 
 
 def test_bars_of_nothing():
-    with pytest.raises(ValueError, match="none of the 9 photos of the manifest has a brand"):
+    with pytest.raises(ValueError, match="none of the 9 photos is readable and carries a brand: name photos"):
         plots.brand_counts(make_manifest(1, n=9).assign(brand=None))
 
 
@@ -143,7 +143,7 @@ def test_training_curves_mark_stages():
     loss, score = figure.axes
     assert {" head, 160 px", " all, 224 px"} <= set(texts(figure))
     assert (loss.get_xlabel(), loss.get_ylabel()) == ("epoch", "loss, nats a photo")
-    assert score.get_title("left") == "Scores on valid: best macro recall 70.0%"
+    assert score.get_title("left") == "Scores on valid: best accuracy 70.0%"
     assert loss.lines[0].get_xdata().tolist() == [1, 2, 3]
     plots.training_curves(history.head(1)).canvas.draw()
 

@@ -1,16 +1,19 @@
 import dataclasses
 import json
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
 import carclf
-from carclf import checkpoints, models, training
+from carclf import checkpoints, models, tensors, training
 from carclf.classifier import WEIGHTS
 from carclf.devices import pick
 
@@ -94,18 +97,43 @@ def test_a_finished_run_is_not_trained_again(run, data, monkeypatch):
 
 
 def test_an_interrupted_write_leaves_the_last_checkpoint_whole(run, data, tmp_path, monkeypatch):
-    def torn(tensors, path, *_):
+    def torn(tensors_, path, *_):
         path.write_bytes(b"half a file")
-        raise OSError("disk full")
+        raise SafetensorError("I/O error: no space left on device")
 
     with pytest.raises(KeyboardInterrupt):
         carclf.fit(recipe(), *data, tmp_path, on_epoch=lambda h: (_ for _ in ()).throw(KeyboardInterrupt))
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save_file", torn)
-        with pytest.raises(OSError, match="disk full"):
+        patch.setattr(tensors, "save_file", torn)
+        with pytest.raises(OSError, match=r"cannot be written: .*no space left.*free some disk"):
             carclf.fit(recipe(), *data, tmp_path)
     carclf.fit(recipe(), *data, tmp_path)
     assert_equal_weights(run.folder, tmp_path)
+
+
+def test_a_checkpoint_that_cannot_be_read_says_what_to_do(data, tmp_path):
+    (tmp_path / checkpoints.FILE).write_bytes(b"half a file")
+    with pytest.raises(ValueError, match=r"cannot be gone on from .*; delete it to begin anew"):
+        carclf.fit(recipe(), *data, tmp_path)
+
+
+def test_windows_may_flush_and_replace_a_checkpoint(tmp_path, monkeypatch):
+    # Windows flushes no file that was opened for reading, and replaces none that is still mapped.
+    flush = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: (os.write(number, b""), flush(number)))
+    tensors.write_tensors(tmp_path / "a.safetensors", {"x": torch.ones(1000)})
+    read = tensors.read_tensors(tmp_path / "a.safetensors")[0]
+    if Path("/proc/self/maps").exists():
+        assert "a.safetensors" not in Path("/proc/self/maps").read_text("utf-8")
+    assert torch.equal(read["x"], torch.ones(1000))
+
+
+def test_a_transformers_position_embedding_trains_with_all_the_rest():
+    with pytest.warns(UserWarning, match="random weights"):
+        model = carclf.build_model("vit_tiny_patch16_224", 3, weights=None)
+    models.set_trainable(model, "all")
+    grouped = {id(p) for group in training._groups(model, 0.05) for p in group["params"]}
+    assert {id(model.pos_embed), id(model.cls_token)} <= grouped
 
 
 def test_a_run_begun_otherwise_is_refused_naming_the_difference(run, data):
@@ -116,7 +144,7 @@ def test_a_run_begun_otherwise_is_refused_naming_the_difference(run, data):
     with pytest.raises(ValueError, match=rf"no longer {manifest.brand.iloc[0]}, new Zenvo"):
         carclf.fit(recipe(), other, cache, run.folder)
     moved = carclf.split(manifest.drop(columns="split"), seed=5)
-    with pytest.raises(ValueError, match="data: was"):
+    with pytest.raises(ValueError, match="the photos or their split have changed"):
         carclf.fit(recipe(), moved, cache, run.folder)
 
 
@@ -156,7 +184,8 @@ def test_windows_hold_every_photo_once_and_none_is_short(n, size):
 
 def test_norms_and_biases_are_spared_weight_decay():
     model = carclf.build_model("efficientnet_lite0", 3)
-    decayed, spared = training._groups(models.set_trainable(model, "all"), 0.05)
+    models.set_trainable(model, "all")
+    decayed, spared = training._groups(model, 0.05)
     assert all(p.ndim > 1 for p in decayed["params"])
     assert all(p.ndim == 1 for p in spared["params"])
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.05, 0.0)
@@ -184,7 +213,7 @@ def test_data_that_cannot_be_trained_on_is_refused(data, tmp_path):
     ("settings", "message"),
     [
         ({"stages": ()}, "at least one stage"),
-        ({"micro_batch": 1}, "micro_batch must be at least 2"),
+        ({"micro_batch": 2}, "micro_batch must be at least 3"),
         ({"accumulate": 0}, "accumulate at least 1"),
         ({"class_weight": "sqrt"}, "class_weight='sqrt' must be one of: none, inverse_sqrt, inverse"),
     ],
@@ -202,7 +231,7 @@ def test_a_stage_that_names_no_block_is_refused_before_any_training(data, tmp_pa
 
 def test_a_run_folder_that_cannot_be_written_is_named(data, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"run cannot be written: .*; choose another run folder"):
+    with pytest.raises(OSError, match=r"run cannot be written: .*; free some disk or choose another folder"):
         carclf.fit(recipe(), *data, tmp_path / "file" / "run")
 
 

@@ -1,0 +1,28 @@
+"""Write files whole or not at all, and say in one line why one cannot be written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+
+@contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Turn a failure to write below into an OSError that names the path and the remedy."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:  # SafetensorError is no OSError, also where the disk is full
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"{path} cannot be written: {reason}; free some disk or choose another folder") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a UTF-8 file at once."""
+    with writing(path):
+        part = path.with_name(f"{path.name}.tmp")
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
