@@ -17,10 +17,9 @@ from tqdm.auto import tqdm
 
 from carclf import devices
 from carclf.augment import Augment
-from carclf.brands import folder_brand, parse_name
 from carclf.cache import to_square
 from carclf.files import write_text, writing
-from carclf.manifest import list_photos
+from carclf.manifest import list_photos, read_name
 from carclf.models import empty_model, normalisation
 from carclf.photos import PhotoError, Source
 from carclf.tensors import read_tensors, write_tensors
@@ -242,7 +241,7 @@ def _collect(sources, names: Sequence[str] | None) -> tuple[pd.DataFrame, list[S
         names = [str(p) if isinstance(p, (str, os.PathLike)) else f"photo {i}" for i, p in enumerate(photos, 1)]
     if len(names) != len(photos):
         raise ValueError(f"{len(names)} names for {len(photos)} photos; give one name a photo")
-    brands = [_brand_of(name) for name in names]
+    brands = [read_name(name)[0] for name in names]
     table = pd.DataFrame({"path": list(names), "brand": pd.Series(brands, dtype=object)})
     return table, photos, [None] * len(photos)
 
@@ -250,7 +249,3 @@ def _collect(sources, names: Sequence[str] | None) -> tuple[pd.DataFrame, list[S
 def _expand(source: Source) -> Iterable[Source]:
     is_folder = isinstance(source, (str, os.PathLike)) and os.path.isdir(source)  # noqa: PTH112 - never raises on NUL
     return list_photos(source) if is_folder else [source]
-
-
-def _brand_of(name: str) -> str | None:
-    return parse_name(name).brand or folder_brand(Path(name).parent.name)

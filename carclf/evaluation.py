@@ -26,7 +26,7 @@ from scipy.spatial.distance import squareform
 from sklearn.metrics import precision_recall_fscore_support
 
 from carclf.brands import owner_of
-from carclf.files import writing
+from carclf.files import write_text, writing
 
 
 def scored(predictions, classes=None):
@@ -280,12 +280,11 @@ def save_results(predictions, results, folder):
     folder = Path(folder)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metrics.json").write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_text(folder / "metrics.json", json.dumps(results, indent=1, ensure_ascii=False))
     save_predictions(predictions, folder / "predictions.csv")
 
 
 def save_predictions(predictions, path):
     """Write the predictions table as CSV, with the top 5 as JSON."""
     top5 = predictions["top5"].map(lambda t: json.dumps(t, ensure_ascii=False), na_action="ignore")
-    with writing(path):
-        predictions.assign(top5=top5).to_csv(path, index=False, encoding="utf-8")
+    write_text(Path(path), predictions.assign(top5=top5).to_csv(index=False, lineterminator="\n"))

@@ -20,9 +20,16 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
         raise OSError(f"{path} cannot be written: {reason}; free some disk or choose another folder") from error
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a UTF-8 file at once."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a place to write to, whose file takes the place of `path` once it is whole."""
     with writing(path):
         part = path.with_name(f"{path.name}.tmp")
-        part.write_text(text, encoding="utf-8")
+        yield part
         part.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a UTF-8 file at once."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")

@@ -21,6 +21,7 @@ from carclf.photos import SUFFIXES, PhotoError, measure_photo
 
 COLUMNS = ("path", "brand", "model", "vehicle", "width", "height", "bytes", "problem", "label_from")
 SPLITS = ("train", "valid", "test")
+NAMING = "name photos 'Audi_A4_1.jpg' or put them in a folder called 'Audi'"  # the remedy for unread brands
 
 
 def list_photos(folder: str | os.PathLike) -> list[str]:
@@ -79,7 +80,7 @@ def scan(folder: str | os.PathLike) -> pd.DataFrame:
         Where there is no such folder, or no photo in it.
     """
     paths = list_photos(folder)
-    names = [_read_name(path) for path in paths]
+    names = [read_name(path) for path in paths]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter lock
         facts = list(tqdm(pool.map(_inspect, paths), "scan", len(paths), unit="photo", leave=False))
     manifest = pd.DataFrame(
@@ -88,8 +89,8 @@ def scan(folder: str | os.PathLike) -> pd.DataFrame:
     return _merge_copies(manifest)
 
 
-def _read_name(path: str) -> tuple[str | None, str | None, str, str | None]:
-    """Brand, model, vehicle and where the brand was read."""
+def read_name(path: str) -> tuple[str | None, str | None, str, str | None]:
+    """Brand, model, vehicle and where the brand was read: "name", "folder" or None."""
     name, parent = Path(path).name, Path(path).parent
     brand, model, vehicle = parse_name(name)
     vehicle = vehicle or path  # a listing's photos belong together in whatever folders they lie
@@ -252,12 +253,11 @@ def split(
 
 
 def _check_brands(manifest: pd.DataFrame, rows: pd.DataFrame) -> None:
-    remedy = "name photos 'Audi_A4_1.jpg' or put them in a folder called 'Audi'"
     if rows.empty:
         example = f", such as {Path(manifest.path.iloc[0]).name!r}" if len(manifest) else ""
-        raise ValueError(f"none of the {len(manifest)} photos is readable and carries a brand{example}: {remedy}")
+        raise ValueError(f"none of the {len(manifest)} photos is readable and carries a brand{example}: {NAMING}")
     if rows.brand.nunique() < 2:
-        raise ValueError(f"all photos are of one brand, {rows.brand.iloc[0]}; a classifier needs two or more: {remedy}")
+        raise ValueError(f"all photos are of one brand, {rows.brand.iloc[0]}; a classifier needs two or more: {NAMING}")
 
 
 def _groups(rows: pd.DataFrame, whole: str) -> pd.Series:

@@ -98,8 +98,8 @@ def blocks(model: nn.Module) -> dict[str, nn.Module]:
     return {name: part for name, part in parts.items() if next(part.parameters(), None) is not None}
 
 
-def set_trainable(model: nn.Module, unfreeze: str) -> list[nn.Module]:
-    """Freeze everything below one block; return the parts that train, and put the model in that state.
+def set_trainable(model: nn.Module, unfreeze: str) -> None:
+    """Freeze everything below one block, and put the rest in training.
 
     Parameters
     ----------
@@ -118,13 +118,11 @@ def set_trainable(model: nn.Module, unfreeze: str) -> list[nn.Module]:
     first = {"head": names[-1], "all": names[0]}.get(unfreeze, unfreeze)
     if first not in parts:
         raise ValueError(f"unfreeze={unfreeze!r} is no block; choose 'head', 'all' or one of: {', '.join(names)}")
-    trained = [parts[name] for name in names[names.index(first) :]]
     model.requires_grad_(False).eval()
-    for part in trained:
-        part.requires_grad_(True).train()
+    for name in names[names.index(first) :]:
+        parts[name].requires_grad_(True).train()
     if unfreeze == "all":  # parameters outside any block, such as a transformer's position embedding
         model.requires_grad_(True)
-    return trained
 
 
 def mlp_head(n_features: int, n_classes: int) -> nn.Sequential:

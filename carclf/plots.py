@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.colors import PowerNorm
 
 from carclf import evaluation
-from carclf.manifest import usable
+from carclf.manifest import NAMING, usable
 
 # Starts the backend now: started inside a style's context, a notebook's backend would be half undone at its end,
 # and all figures but the first would stay invisible.
@@ -40,8 +40,7 @@ def _usable(manifest):
     """The photos that training can use, at least one."""
     rows = usable(manifest)
     if rows.empty:
-        remedy = "name photos 'Audi_A4_1.jpg' or put them in a folder called 'Audi'"
-        raise ValueError(f"none of the {len(manifest)} photos is readable and carries a brand: {remedy}")
+        raise ValueError(f"none of the {len(manifest)} photos is readable and carries a brand: {NAMING}")
     return rows
 
 

@@ -9,17 +9,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from carclf.files import writing
+from carclf.files import replacing
 
 
 def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     """Replace a safetensors file at once; the old one stands until the new one is on disk."""
-    with writing(path):
-        part = path.with_name(f"{path.name}.tmp")
+    with replacing(path) as part:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, metadata)
         with part.open("r+b") as file:  # Windows flushes only what is open for writing
             os.fsync(file.fileno())
-        part.replace(path)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

@@ -295,5 +295,5 @@ def _identity(recipe: Recipe, data: _Data) -> dict:
 def _begin(out: Path, recipe: Recipe, manifest: pd.DataFrame) -> None:
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        manifest.to_csv(out / "split.csv", index=False, encoding="utf-8")
+    write_text(out / "split.csv", manifest.to_csv(index=False, lineterminator="\n"))
     write_text(out / "recipe.json", json.dumps(asdict(recipe), indent=1))

@@ -45,18 +45,14 @@ def main() -> None:
     if options.demo:
         print(carclf.draw_demo(out / "photos"))
         settings = {**DEMO, "folder": str(out / "photos"), "cache_folder": str(out / "cache"), **settings}
-    train = {"folder": str(ROOT / "images"), "cache_folder": str(ROOT / "cache"), "run_folder": str(out / "run")}
-    test = {
-        "model_folder": str(out / "run" / "model"),
-        "test_photos": str(out / "run" / "split.csv"),
-        "results_folder": str(out / "test"),
-    }
     known = {name: set(papermill.inspect_notebook(HERE / f"{name}.ipynb")) for name in ("train", "test-model")}
     strange = sorted(settings.keys() - known["train"] - known["test-model"])
     if strange:
         parser.error(f"no notebook has the setting {', '.join(strange)}")
-    train |= {name: value for name, value in settings.items() if name in known["train"]}
-    test |= {name: value for name, value in settings.items() if name in known["test-model"]}
+    train, test = ({n: v for n, v in settings.items() if n in names} for names in known.values())
+    train = {"folder": str(ROOT / "images"), "cache_folder": str(ROOT / "cache"), **train}
+    test = {"model_folder": str(out / "run" / "model"), "test_photos": str(out / "run" / "split.csv"), **test}
+    train["run_folder"], test["results_folder"] = str(out / "run"), str(out / "test")  # where _report looks
     fingerprint = _fingerprint(train, test)
     try:
         if not (options.demo and _is_up_to_date(out, fingerprint)):
