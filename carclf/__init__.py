@@ -13,7 +13,9 @@ _HOMES = {
     "augment": ("Augment",),
     "models": ("blocks", "build_model"),
     "classifier": ("Classifier",),
-    "training": ("Recipe", "Run", "Stage", "fit"),
+    "recipes": ("Recipe", "Stage"),
+    "training": ("Run", "fit"),
+    "lr_finder": ("RangeTest", "find_lr"),
     "evaluation": (
         "brand_report",
         "choose_threshold",
@@ -28,7 +30,11 @@ _HOMES = {
     "demo": ("draw_demo",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-_MODULES = (*_HOMES, "checkpoints", "devices", "galleries", "objective", "plots", "widgets")
+_MODULES = (
+    *_HOMES,
+    *("checkpoints", "dataset", "devices", "engine", "galleries", "mixing"),
+    *("objective", "plots", "processes", "records", "tensors", "widgets"),
+)
 
 __version__ = "0.1.0"
 __all__ = sorted(_HOME_OF)

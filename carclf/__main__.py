@@ -10,22 +10,28 @@ python -m carclf predict MODEL PATH… --csv F  name the brand on photos
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import os
 import sys
 import warnings
+from contextlib import redirect_stdout
+from dataclasses import fields
 from pathlib import Path
 
 import carclf
+
+NAMED = ("stages", "backbone", "weights", "micro_batch", "accumulate", "class_weight", "device", "seed")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 when it went well, 1 after an error said in one line."""
     options = _parser().parse_args(arguments)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(sys.stdout if _is_first() else io.StringIO()):
             warnings.showwarning = lambda message, *_: print(f"carclf: {message}", file=sys.stderr)
             options.run(options)
-    except (ValueError, OSError, ArithmeticError) as error:
+    except (ValueError, OSError, ArithmeticError, MemoryError) as error:
         print(f"carclf: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -72,9 +78,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--micro-batch", type=int, default=recipe.micro_batch)
     sub.add_argument("--accumulate", type=int, default=recipe.accumulate)
-    sub.add_argument("--class-weight", default=recipe.class_weight, choices=("none", "inverse_sqrt", "inverse"))
+    sub.add_argument("--class-weight", default=recipe.class_weight, choices=carclf.objective.CLASS_WEIGHTS)
     sub.add_argument("--device", default=recipe.device)
     sub.add_argument("--seed", type=int, default=recipe.seed)
+    sub.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help=f"any other setting of the recipe, such as ema=0.999: {', '.join(_others())}",
+    )
+    sub.add_argument("--log-with", help="a tracker of Accelerate, such as tensorboard")
 
     sub = command(_evaluate, "compare a model's predictions with the brands in the names of a folder's photos")
     sub.add_argument("model")
@@ -86,6 +100,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("path", nargs="+")
     sub.add_argument("--csv", help="write the predictions there")
     return parser
+
+
+def _is_first() -> bool:
+    """Whether this is the one of several processes that speaks, and does what need be done once."""
+    first = os.environ.get("RANK", "0") == "0"
+    os.environ.setdefault("TQDM_DISABLE", "" if first else "1")
+    return first
 
 
 def _scan(options: argparse.Namespace) -> None:
@@ -101,6 +122,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     given = {"stages": tuple(_stage(text) for text in options.stage)} if options.stage else {}
+    given |= dict(_setting(text) for text in options.set)
     recipe = carclf.Recipe(
         backbone=options.backbone,
         weights=None if options.weights == "none" else options.weights,
@@ -114,7 +136,9 @@ def _train(options: argparse.Namespace) -> None:
     manifest = carclf.split(carclf.scan(options.dir), seed=options.seed, whole=options.whole)
     print(carclf.summary(manifest))
     cache = carclf.TensorCache.build(manifest, options.cache, options.cache_size)
-    run = carclf.fit(recipe, manifest, cache, options.out)
+    run = carclf.fit(recipe, manifest, cache, options.out, log_with=options.log_with)
+    if not _is_first():
+        return
     valid = run.classifier.predict(manifest[manifest.split == "valid"])
     run.classifier.accept_above(carclf.choose_threshold(valid, accuracy=0.95), run.folder / "model")
     print(run.history.to_string(index=False))
@@ -127,6 +151,24 @@ def _stage(text: str) -> carclf.Stage:
         return carclf.Stage(unfreeze, int(epochs), float(max_lr), int(size))
     except ValueError as error:
         raise ValueError(f"--stage {text!r} must be UNFREEZE,EPOCHS,MAX_LR,SIZE, such as all,6,1e-3,128") from error
+
+
+def _others() -> list[str]:
+    """Settings of the recipe that have no option of their own."""
+    return [field.name for field in fields(carclf.Recipe) if field.name not in NAMED]
+
+
+def _setting(text: str) -> tuple[str, object]:
+    name, _, value = text.partition("=")
+    if name not in _others():
+        raise ValueError(f"--set {text!r} must be NAME=VALUE with one of these names: {', '.join(_others())}")
+    usual = getattr(carclf.Recipe(), name)
+    try:
+        return name, json.loads(value) if isinstance(usual, dict) else str(value) if usual is None else type(usual)(
+            value
+        )
+    except ValueError as error:
+        raise ValueError(f"--set {text!r}: {value!r} is no {type(usual).__name__}, such as {usual!r}") from error
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: grey as an eye sees it
+DRAWS = 16  # random numbers that one view of one photo takes
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ class Augment:
         strengths = ("flip", "rotate", "zoom_in", "zoom_out", "aspect", "brightness", "contrast", "saturation")
         return replace(self, **dict.fromkeys((*strengths, "hue", "grey", "erase"), 0.0))
 
-    def __call__(self, x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    def __call__(
+        self, x: torch.Tensor, generator: torch.Generator | None = None, draws: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """One random view of each photo.
 
         Parameters
@@ -53,6 +56,8 @@ class Augment:
         x : torch.uint8 [N, 3, H, W]
         generator : torch.Generator on the CPU, optional
             The same state gives the same views on every device.
+        draws : torch.float32 [N, at least DRAWS] on the CPU, from 0 to 1, optional
+            The random numbers themselves: a photo's view follows from its own row, whatever the batch around it.
 
         Returns
         -------
@@ -70,10 +75,12 @@ class Augment:
         if x.ndim != 4 or x.shape[1] != 3:
             raise ValueError(f"Augment takes a batch [N, 3, H, W], got {list(x.shape)}")
         n = len(x)
+        if draws is None:  # on the CPU: one stream of random numbers for all devices
+            draws = torch.rand(n, DRAWS, generator=generator)
+        column = iter(draws.T)
 
         def uniform(low: float, high: float) -> torch.Tensor:
-            # Drawn on the CPU: one stream of random numbers for all devices.
-            return torch.rand(n, generator=generator) * (high - low) + low
+            return next(column) * (high - low) + low
 
         theta = self._geometry(uniform)
         erased = self._erasing(uniform)
@@ -103,7 +110,7 @@ class Augment:
         """Matrices [N, 3, 3] and offsets [N, 3] from 0…255 to normalised values."""
         bright = 1 + uniform(-1, 1) * self.brightness
         contrast = 1 + uniform(-1, 1) * self.contrast
-        saturation = (1 + uniform(-1, 1) * self.saturation) * (uniform(0, 1) >= self.grey)
+        saturation = (1 + uniform(-1, 1) * self.saturation) * (uniform(0, 1) >= self.grey).float()
         turn = uniform(-1, 1) * self.hue * 2 * math.pi
         eye = torch.eye(3)
         to_grey = torch.tensor(LUMA).expand(3, 3)
@@ -124,7 +131,7 @@ class Augment:
         """Masks [N, 1, size, size], float: 0 inside the erased rectangle, 1 elsewhere."""
         if not self.erase:
             return None
-        area = uniform(min(0.02, self.erase_area), self.erase_area) * (uniform(0, 1) < self.erase)
+        area = uniform(min(0.02, self.erase_area), self.erase_area) * (uniform(0, 1) < self.erase).float()
         stretch = torch.exp(uniform(-0.5, 0.5))
         half_width, half_height = area.sqrt() * stretch / 2, area.sqrt() / stretch / 2
         centre_x, centre_y = uniform(0, 1), uniform(0, 1)

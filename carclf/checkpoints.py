@@ -1,4 +1,4 @@
-"""The state of a training on disk: one safetensors file, replaced atomically after each epoch."""
+"""The state of a training on disk: one safetensors file, replaced atomically."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pandas as pd
 import torch
-from torch import nn
 
-from carclf.files import write_text
 from carclf.tensors import read_tensors, write_tensors
 
 FILE = "checkpoint.safetensors"
+FACTS = ("identity", "stage", "epoch", "step", "history")
 
 
 @dataclass
@@ -24,28 +22,31 @@ class State:
     Attributes
     ----------
     identity : recipe, classes and data; a run goes on only where they are the same
-    stage, epoch : the next epoch to train, and its stage, counted from 0
+    stage, epoch, step : the next optimizer step, counted from 0: epochs within the stage, steps within the epoch
     history : one dict an epoch
-    model, optimizer : state dicts, or None at the beginning of a run and of a stage
+    trace : one (stage, epoch, photos, rate, loss) an optimizer step
+    engine : what `Engine.state_dict` gave, or None at the beginning of a run
     """
 
     identity: dict
     stage: int = 0
     epoch: int = 0
+    step: int = 0
     history: list[dict] = field(default_factory=list)
-    model: dict[str, torch.Tensor] | None = None
-    optimizer: dict | None = None
+    trace: list[tuple] = field(default_factory=list)
+    engine: dict | None = None
 
 
-def save(folder: Path, state: State, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Write the checkpoint and history.csv. There is a whole checkpoint on disk at every moment."""
-    saved = optimizer.state_dict()
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"optimizer.{i}.{k}": v for i, slot in saved["state"].items() for k, v in slot.items()}
-    facts = {k: getattr(state, k) for k in ("identity", "stage", "epoch", "history")}
-    facts["param_groups"] = saved["param_groups"]
+def save(folder: Path, state: State, engine: dict) -> None:
+    """Write the checkpoint. There is a whole one on disk at every moment."""
+    optimizer = engine["optimizer"]
+    tensors = {f"{part}.{k}": v for part in ("model", "average") for k, v in engine[part].items()}
+    tensors |= {f"optimizer.{i}.{k}": v for i, slot in optimizer["state"].items() for k, v in slot.items()}
+    tensors["trace"] = torch.tensor(state.trace, dtype=torch.float64)
+    facts = {name: getattr(state, name) for name in FACTS}
+    facts |= {"param_groups": optimizer["param_groups"]}
+    facts |= {name: engine[name] for name in ("scaler", "updates", "micro_batch")}
     write_tensors(folder / FILE, tensors, {"state": json.dumps(facts)})
-    write_text(folder / "history.csv", pd.DataFrame(state.history).to_csv(index=False, lineterminator="\n"))
 
 
 def load(folder: Path, identity: dict) -> State:
@@ -62,24 +63,26 @@ def load(folder: Path, identity: dict) -> State:
     try:
         tensors, metadata = read_tensors(folder / FILE)
         facts = json.loads(metadata["state"])
+        changed = differences(facts["identity"], identity)
+        trace = [tuple(row) for row in tensors.pop("trace").tolist()]
+        engine = {name: facts[name] for name in ("scaler", "updates", "micro_batch")}
     except (ValueError, KeyError) as error:
         raise ValueError(f"{folder / FILE} cannot be gone on from ({error}); delete it to begin anew") from error
-    changed = differences(facts["identity"], identity)
     if changed:
         raise ValueError(
             f"{folder} holds a run that was begun otherwise ({'; '.join(changed)}); "
             "give another folder, or delete this one to begin anew"
         )
-    slots: dict[int, dict] = {}
+    parts: dict[str, dict] = {"model": {}, "average": {}, "optimizer": {}}
     for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, i, name = key.split(".", 2)
-            slots.setdefault(int(i), {})[name] = value
-    return State(
-        **{k: facts[k] for k in ("identity", "stage", "epoch", "history")},
-        model={k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")},
-        optimizer={"state": slots, "param_groups": facts["param_groups"]},
-    )
+        part, _, name = key.partition(".")
+        parts[part][name] = value
+    slots: dict[int, dict] = {}
+    for key, value in parts["optimizer"].items():
+        number, _, name = key.partition(".")
+        slots.setdefault(int(number), {})[name] = value
+    engine |= {**parts, "optimizer": {"state": slots, "param_groups": facts["param_groups"]}}
+    return State(**{name: facts[name] for name in FACTS}, trace=trace, engine=engine)
 
 
 def digest(text: str) -> str:

@@ -125,6 +125,49 @@ def set_trainable(model: nn.Module, unfreeze: str) -> None:
         model.requires_grad_(True)
 
 
+def parameter_groups(model: nn.Module, weight_decay: float, block_decay: float = 1.0) -> list[dict]:
+    """Parameters that train, as groups for an optimizer.
+
+    Parameters
+    ----------
+    weight_decay : of weights; norms, biases and other vectors are spared
+    block_decay : factor between the rate of a block and that of the block above it; the head's own is 1
+
+    Returns
+    -------
+    list of dict with the keys params, weight_decay and lr_scale
+    """
+    level_of = {}
+    level = 0
+    for part in blocks(model).values():
+        level += any(p.ndim > 1 for p in part.parameters())  # a lone norm goes with the block before it
+        level_of |= {id(p): level for p in part.parameters()}
+    groups: dict[tuple[int, bool], list] = {}
+    for p in model.parameters():  # what lies outside any block, such as a position embedding, is as early as can be
+        if p.requires_grad:
+            groups.setdefault((level_of.get(id(p), 1), p.ndim > 1 and id(p) in level_of), []).append(p)
+    return [
+        {"params": parameters, "weight_decay": weight_decay * is_weight, "lr_scale": block_decay ** (level - own)}
+        for (own, is_weight), parameters in groups.items()
+    ]
+
+
+def head_of(model: nn.Module, backbone: str) -> nn.Module:
+    """The part that `build_model` has replaced: the classifier and nothing before it."""
+    return model.get_submodule(_classifier_path(model, backbone))
+
+
+def features(model: nn.Module, backbone: str, x: torch.Tensor) -> torch.Tensor:
+    """What the head is given, [N, n_features], for photos x as the model takes them."""
+    found = []
+    hook = head_of(model, backbone).register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+    try:
+        model(x)
+    finally:
+        hook.remove()
+    return found[0]
+
+
 def mlp_head(n_features: int, n_classes: int) -> nn.Sequential:
     """Linear BN ReLU Dropout, twice, and a last Linear: the head of `75acc.pth` files for 2048 features."""
     return nn.Sequential(

@@ -7,7 +7,7 @@ import math
 import torch
 from torch.nn import functional as F
 
-CLASS_WEIGHTS = {"none": 0.0, "inverse_sqrt": -0.5, "inverse": -1.0}  # name -> power of a brand's photo count
+CLASS_WEIGHTS = ("none", "inverse_sqrt", "inverse", "effective_number")
 
 
 def one_cycle(step: int, steps: int, max_lr: float) -> float:
@@ -50,11 +50,18 @@ def class_weights(counts: torch.Tensor, kind: str) -> torch.Tensor:
     Parameters
     ----------
     counts : int64 [n_classes], photos of each class in train, all positive
-    kind : a key of `CLASS_WEIGHTS`; "inverse" makes every brand count the same, "inverse_sqrt" goes half the way
+    kind : "none"; "inverse" makes every brand count the same; "inverse_sqrt" goes half the way;
+        "effective_number" (arXiv 1901.05555, with beta = 1 - 1 / mean count) is close to "inverse" for rare brands
+        and weighs those alike that have many photos
 
     Returns
     -------
     float32 [n_classes]
     """
-    weights = counts.double() ** CLASS_WEIGHTS[kind]
-    return (weights * counts.sum() / (weights * counts).sum()).float()
+    n = counts.double()
+    if kind == "effective_number":
+        beta = 1 - 1 / n.mean().clamp_min(1.001)
+        weights = (1 - beta) / (1 - beta**n)
+    else:
+        weights = n ** {"none": 0.0, "inverse_sqrt": -0.5, "inverse": -1.0}[kind]
+    return (weights * n.sum() / (weights * n).sum()).float()

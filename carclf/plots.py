@@ -93,7 +93,7 @@ def training_curves(history, fig=None):
         for name in names:
             ax.plot(range(1, len(history) + 1), history[name], "o-", label=name.replace("_", " "))
         for first in np.flatnonzero(history["stage"].ne(history["stage"].shift())):
-            label = f" {history['stage'].iloc[first]}, {history['size'].iloc[first]} px"
+            label = f" {history['unfreeze'].iloc[first]}, {history['size'].iloc[first]} px"
             ax.axvline(first + 0.5, color="#999999", linestyle=":", linewidth=1)
             ax.text(first + 0.5, 1, label, transform=ax.get_xaxis_transform(), va="top", size=7, color=DARK)
         ax.xaxis.get_major_locator().set_params(integer=True)
@@ -103,6 +103,37 @@ def training_curves(history, fig=None):
     score.set(xlabel="epoch", ylabel="share", title=f"Scores on valid: best accuracy {best:.1%}")
     score.yaxis.set_major_formatter("{x:.0%}")
     return fig
+
+
+@house_style
+def training_steps(steps, fig=None):
+    """Learning rate and loss of every optimizer step (a row of `Run.steps`), with each stage's beginning marked."""
+    fig = plt.figure(figsize=(WIDTH, 3.8)) if fig is None else fig
+    rate, loss = (_axes(ax) for ax in fig.subplots(1, 2))
+    number = np.arange(1, len(steps) + 1)
+    rate.plot(number, steps["rate"])
+    loss.plot(number, steps["loss"], color=PALE, linewidth=1, label="of each step")
+    loss.plot(number, steps["loss"].ewm(halflife=10).mean(), label="running mean")
+    for ax in rate, loss:
+        for first in np.flatnonzero(steps["stage"].ne(steps["stage"].shift())):
+            ax.axvline(first + 0.5, color="#999999", linestyle=":", linewidth=1)
+    loss.legend(loc="best")
+    rate.set(xlabel="optimizer step", ylabel="learning rate of the head", title="Learning rate: a OneCycle a stage")
+    loss.set(xlabel="optimizer step", ylabel="loss, nats a photo", title="Loss on train")
+    return fig
+
+
+@house_style
+def range_test(table, suggestion=None, ax=None):
+    """Loss while the learning rate grows (the table of `find_lr`), with the suggested rate marked."""
+    ax = _axes(ax, 0.6 * WIDTH, 3.8)
+    ax.plot(table["rate"], table["loss"], color=PALE, linewidth=1, label="of each step")
+    ax.plot(table["rate"], table["smoothed"], label="smoothed")
+    if suggestion is not None:
+        ax.axvline(suggestion, color=WRONG, linestyle="--", label=f"suggested: {suggestion:.1g}")
+    ax.legend(loc="best")
+    ax.set(xscale="log", xlabel="learning rate", ylabel="loss, nats a photo", title="Which rate the network can bear")
+    return ax
 
 
 @house_style

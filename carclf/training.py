@@ -1,104 +1,71 @@
-"""Recipe -> trained model: stages of gradual unfreezing, a OneCycle each, exact accumulation, checkpoints."""
+"""Recipe -> trained model: stages of gradual unfreezing, a OneCycle each, checkpoints on the way."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from carclf import checkpoints, devices
-from carclf.augment import Augment
 from carclf.cache import TensorCache
 from carclf.classifier import Card, Classifier
-from carclf.files import write_text, writing
-from carclf.manifest import usable
-from carclf.models import build_model, head_name, normalisation, set_trainable
-from carclf.objective import CLASS_WEIGHTS, class_weights, one_cycle, weighted_loss
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Some epochs with one OneCycle."""
-
-    unfreeze: str  # "head", a block's name as `carclf.blocks` gives it (it and all above train), or "all"
-    epochs: int
-    max_lr: float  # peak of the OneCycle
-    size: int  # side of the training photos in pixels
-
-    @classmethod
-    def of(cls, stage: Stage | dict | list | tuple) -> Stage:
-        """A stage from what a notebook (list) or a recipe.json (dict) holds."""
-        return stage if isinstance(stage, cls) else cls(**stage) if isinstance(stage, dict) else cls(*stage)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Every setting of a training; saved with the run, and the run repeats from it."""
-
-    backbone: str = "efficientnet_lite0"
-    stages: tuple[Stage, ...] = (
-        Stage("head", 1, 3e-3, 112),
-        Stage("blocks.5", 1, 1e-3, 112),
-        Stage("all", 9, 1e-3, 128),
-        Stage("all", 3, 5e-4, 160),
-    )
-    micro_batch: int = 32  # photos in memory at once
-    accumulate: int = 1  # micro-batches an optimizer step
-    class_weight: str = "inverse_sqrt"  # "none", "inverse_sqrt" or "inverse" of a brand's photos in train
-    label_smoothing: float = 0.1  # share of the target spread evenly over all brands
-    weight_decay: float = 0.05  # of AdamW; norms and biases are spared
-    augment: dict = field(default_factory=dict)  # strengths that differ from carclf.Augment's
-    head: str | None = None  # "linear" or "mlp"; None is the backbone's usual one
-    weights: str | None = "imagenet"  # or the path of a state dict; None is random, for tests
-    device: str = "auto"
-    seed: int = 0
-
-    def __post_init__(self):
-        stages = tuple(Stage.of(s) for s in self.stages)
-        object.__setattr__(self, "stages", stages)  # the documented way to normalise a frozen dataclass
-        if not stages:
-            raise ValueError("a recipe needs at least one stage, such as ('all', 5, 1e-3, 128)")
-        if self.micro_batch < 3 or self.accumulate < 1:  # from 3 on, dividing evenly leaves no photo alone
-            raise ValueError("micro_batch must be at least 3 (BatchNorm needs two photos) and accumulate at least 1")
-        if any(s.epochs < 1 or s.size < 32 for s in stages):
-            raise ValueError("every stage needs at least 1 epoch and photos of at least 32 pixels")
-        if self.class_weight not in CLASS_WEIGHTS:
-            raise ValueError(f"class_weight={self.class_weight!r} must be one of: {', '.join(CLASS_WEIGHTS)}")
+from carclf.dataset import Dataset
+from carclf.engine import Engine
+from carclf.models import head_name
+from carclf.objective import one_cycle
+from carclf.processes import Processes
+from carclf.recipes import Recipe
+from carclf.records import Records, steps_table
 
 
 @dataclass(frozen=True)
 class Run:
-    """What `fit` returns.
+    """What `fit` returns, and what `Run.load` finds in a run's folder, also in one that was interrupted.
 
     Attributes
     ----------
-    folder : Path with history.csv, recipe.json, split.csv and model/
+    folder : Path with model/, history.csv, steps.csv, recipe.json, split.csv and environment.json
     history : DataFrame, a row an epoch
+    steps : DataFrame, a row an optimizer step: stage, epoch, photos, rate, loss
     classifier : Classifier, the epoch with the best accuracy on valid
     """
 
     folder: Path
     history: pd.DataFrame
+    steps: pd.DataFrame
     classifier: Classifier
 
+    @classmethod
+    def load(cls, folder: str | os.PathLike, device: str = "auto") -> Run:
+        """Open a run.
 
+        Raises
+        ------
+        FileNotFoundError
+            Where no epoch of it has ended yet.
+        """
+        folder = Path(folder)
+        classifier = Classifier.load(folder / "model", device)
+        return cls(folder, pd.read_csv(folder / "history.csv"), pd.read_csv(folder / "steps.csv"), classifier)
+
+
+@torch.random.fork_rng(devices=[])  # the caller's random numbers stay as they were; of all devices would warn
 def fit(
     recipe: Recipe,
     manifest: pd.DataFrame,
     cache: TensorCache,
     out: str | os.PathLike,
     on_epoch: Callable[[pd.DataFrame], None] | None = None,
+    log_with: str | None = None,
 ) -> Run:
     """Train, or go on where an earlier call with the same arguments was stopped.
 
@@ -107,193 +74,113 @@ def fit(
     recipe : Recipe
     manifest : DataFrame from `carclf.split`; train is learned, valid chooses the epoch, test is not touched
     cache : TensorCache built from this manifest
-    out : folder of the run
+    out : folder of the run; with several machines, one that all of them see
     on_epoch : called with the history after each epoch, to draw curves
+    log_with : a tracker of Accelerate, such as "tensorboard"
 
     Raises
     ------
     ValueError
         Where the data cannot be trained on, or the run in `out` was begun with other settings or data.
+    ArithmeticError
+        Where loss or gradient is no finite number any more; the last checkpoint stands.
+    KeyboardInterrupt
+        After Ctrl-C; the same call goes on, and `Run.load(out)` gives the best epoch so far.
     """
     out = Path(out)
-    data = _Data.of(manifest, cache, recipe)
-    device = devices.pick(recipe.device)
+    processes = Processes.join(recipe.device)
+    data = Dataset.of(manifest, cache, recipe.class_weight)
+    devices.preflight(processes.device)
     state = checkpoints.load(out, _identity(recipe, data))
-    torch.manual_seed(recipe.seed)  # the new head's weights
-    model = build_model(recipe.backbone, len(data.classes), recipe.weights, recipe.head)
-    model.to(device.torch, memory_format=device.memory_format)
-    if state.model is not None:
-        model.load_state_dict(state.model)
-    for stage in recipe.stages:
-        set_trainable(model, stage.unfreeze)  # a block that is not there is refused now and not hours later
-    _begin(out, recipe, manifest)
-
-    for number, stage in enumerate(recipe.stages):
-        if number < state.stage:
-            continue
-        set_trainable(model, stage.unfreeze)
-        optimizer = torch.optim.AdamW(_groups(model, recipe.weight_decay), lr=stage.max_lr)
-        if state.optimizer is not None:
-            optimizer.load_state_dict(state.optimizer)
-        for epoch in range(state.epoch, stage.epochs):
-            began = time.monotonic()
-            set_trainable(model, stage.unfreeze)  # validation left all of it in eval
-            train_loss = _train_epoch(model, optimizer, recipe, number, epoch, data, device)
-            seconds = time.monotonic() - began
-            row = {"stage": number, "epoch": len(state.history), "unfreeze": stage.unfreeze, "size": stage.size}
-            row |= {"lr": optimizer.param_groups[0]["lr"], "train_loss": train_loss}
-            row |= _validate(model, recipe, stage.size, data, device)
-            row |= {"photos_per_second": len(data.train) / seconds, "seconds": time.monotonic() - began}
-            state.history.append(row)
-            if row["valid_accuracy"] >= max(h["valid_accuracy"] for h in state.history):
-                _save_model(model, recipe, stage.size, data, state.history, out)
-            state.stage, state.epoch = number, epoch + 1
-            checkpoints.save(out, state, model, optimizer)
-            if on_epoch is not None:
-                on_epoch(pd.DataFrame(state.history))
-        state.epoch, state.optimizer = 0, None
-    return Run(out, pd.DataFrame(state.history), Classifier.load(out / "model", recipe.device))
+    engine = Engine(recipe, data, processes, state.engine)
+    records = Records(out, recipe, processes, log_with)
+    records.begin(manifest, state)
+    try:
+        while state.stage < len(recipe.stages):
+            engine.begin(state.stage)
+            while state.epoch < engine.stage.epochs:
+                row = _train_epoch(engine, state, records) | _validate(engine)
+                state.history.append(row)
+                if processes.is_main and row["valid_accuracy"] >= max(h["valid_accuracy"] for h in state.history):
+                    _save_model(engine, state, out)
+                state.epoch, state.step = state.epoch + 1, 0
+                records.save(state, engine.state_dict())
+                records.log(row, engine.updates)
+                if on_epoch is not None and processes.is_main:
+                    on_epoch(pd.DataFrame(state.history))
+            state.stage, state.epoch = state.stage + 1, 0
+    except KeyboardInterrupt:
+        where = f"stage {state.stage + 1}, epoch {state.epoch + 1}"
+        raise KeyboardInterrupt(f"stopped in {where}; call fit again with the same arguments to go on") from None
+    finally:
+        records.finish()
+    processes.wait()  # for the main process to have written the model
+    history, steps = pd.DataFrame(state.history), steps_table(state.trace)
+    return Run(out, history, steps, Classifier.load(out / "model", recipe.device))
 
 
-@dataclass(frozen=True)
-class _Data:
-    """Rows, labels and weights, in the manifest's order."""
-
-    cache: TensorCache
-    classes: tuple[str, ...]
-    labels: torch.Tensor  # int64 [len(manifest)], -1 where a row is not used
-    weights: torch.Tensor  # float32 [n_classes], mean 1 over the photos of train
-    train: np.ndarray  # rows of the manifest
-    valid: np.ndarray
-    paths: np.ndarray
-
-    @classmethod
-    def of(cls, manifest: pd.DataFrame, cache: TensorCache, recipe: Recipe) -> _Data:
-        if "split" not in manifest:
-            raise ValueError("the manifest has no column 'split'; call carclf.split(manifest) first")
-        if cache.paths != manifest.path.tolist():
-            raise ValueError("the cache was built from another manifest; call TensorCache.build with this one")
-        good = manifest.index.isin(usable(manifest).index) & (cache.slots >= 0)
-        train, valid = (np.flatnonzero(good & (manifest.split == s).to_numpy()) for s in ("train", "valid"))
-        brands = manifest.brand.to_numpy()
-        valid = valid[np.isin(brands[valid], brands[train])]  # of a brand never learned there is nothing to choose
-        if not len(train) or not len(valid):
-            counts = f"{len(train)} photos to train and {len(valid)} to validate"
-            raise ValueError(f"{counts}; add photos, of at least three vehicles a brand")
-        classes = tuple(sorted(set(brands[train])))
-        number = {brand: i for i, brand in enumerate(classes)}
-        labels = torch.tensor([number.get(brand, -1) for brand in brands])
-        counts = torch.bincount(labels[train], minlength=len(classes))
-        weights = class_weights(counts, recipe.class_weight)
-        return cls(cache, classes, labels, weights, train, valid, manifest.path.to_numpy())
-
-
-def _train_epoch(model, optimizer, recipe, number, epoch, data, device) -> float:
-    """One pass over train; the mean loss of a photo."""
-    stage = recipe.stages[number]
-    augment = _augment(recipe, stage.size)
-    # All that is random follows from (seed, stage, epoch): an epoch after a resume is the epoch it would have been.
-    rng = np.random.default_rng([recipe.seed, number, epoch])
-    generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-    windows = _windows(rng.permutation(data.train), recipe.micro_batch * recipe.accumulate)
-    first, steps = epoch * len(windows), stage.epochs * len(windows)
-    title = f"stage {number + 1}/{len(recipe.stages)} epoch {epoch + 1}/{stage.epochs}"
-    total = torch.zeros((), dtype=torch.float64)
-    with torch.random.fork_rng(devices=[]):  # of all devices would warn where there are several
-        torch.manual_seed(int(rng.integers(2**63)))  # dropout
-        for step, window in enumerate(tqdm(windows, title, unit="step", leave=False), first):
-            for group in optimizer.param_groups:
-                group["lr"] = one_cycle(step, steps, stage.max_lr)
-            loss = _window_backward(model, window, augment, generator, recipe, data, device)
-            if not math.isfinite(loss):
-                raise ArithmeticError(
-                    f"the loss is {loss} at {title}, step {step}, rate {group['lr']:.2g}; lower max_lr of this stage. "
-                    "The last checkpoint is whole: the same call goes on from it"
-                )
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            total += loss * len(window)
-    return float(total) / len(data.train)
+def _train_epoch(engine: Engine, state: checkpoints.State, records: Records) -> dict:
+    """What is left of one pass over train; the first columns of its row of the history."""
+    stage, number = engine.stage, state.stage
+    engine.unfreeze()
+    windows = engine.windows(state.epoch)
+    first, steps = state.epoch * len(windows), stage.epochs * len(windows)
+    title = f"stage {number + 1}/{len(engine.recipe.stages)} epoch {state.epoch + 1}/{stage.epochs}"
+    began, seen = time.monotonic(), 0
+    bar = tqdm(windows, title, unit="step", leave=False, disable=not engine.processes.is_main)
+    bar.update(state.step)
+    for step in range(state.step, len(windows)):
+        rate = one_cycle(first + step, steps, stage.max_lr)
+        try:
+            loss = engine.step(windows[step], rate)
+        except ArithmeticError as error:
+            raise ArithmeticError(
+                f"{error} at {title}, step {step}, rate {rate:.2g}; lower max_lr of this stage. "
+                "The last checkpoint is whole: the same call goes on from it"
+            ) from error
+        state.trace.append((number, state.epoch, len(windows[step]), rate, loss))
+        state.step = step + 1
+        seen += len(windows[step])
+        bar.update()
+        if records.is_due():
+            records.save(state, engine.state_dict())
+    bar.close()
+    seconds = max(time.monotonic() - began, 1e-9)
+    trace = steps_table(state.trace[-len(windows) :])
+    row = {"stage": number, "epoch": len(state.history), "unfreeze": stage.unfreeze, "size": stage.size}
+    row |= {"first_rate": trace.rate.iloc[0], "last_rate": trace.rate.iloc[-1]}
+    row |= {"train_loss": float(np.average(trace.loss, weights=trace.photos))}
+    return row | {"photos_per_second": seen / seconds, "seconds": seconds, "memory_mb": engine.device.peak_memory()}
 
 
-def _windows(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    """Divide rows into ceil(n / size) windows, one optimizer step each, that differ by one photo at most.
-
-    Of equal size, so that no short last window weighs its few photos like many, or leaves BatchNorm a single one.
-    """
-    return np.array_split(rows, math.ceil(len(rows) / size))
-
-
-def _window_backward(model, window, augment, generator, recipe, data, device) -> float:
-    """Gradient of one window as if it were one batch; its weighted mean loss."""
-    weight_sum = data.weights[data.labels[window]].sum()
-    loss_sum = 0.0
-    for rows in _windows(window, recipe.micro_batch):
-        x = augment(data.cache.batch(rows).to(device.torch), generator)
-        labels = data.labels[rows]
-        weights = data.weights[labels] / weight_sum
-        with device.autocast():
-            logits = model(x.contiguous(memory_format=device.memory_format))
-        loss = weighted_loss(logits, labels.to(device.torch), weights.to(device.torch), recipe.label_smoothing)
-        loss.backward()
-        loss_sum += loss.item()
-    return loss_sum
-
-
-@torch.inference_mode()
-def _validate(model, recipe, size, data, device) -> dict[str, float]:
+def _validate(engine: Engine) -> dict[str, float]:
     """Loss (unweighted, without smoothing), accuracy and macro recall on valid."""
-    model.eval()
-    augment = _augment(recipe, size).plain()
-    loss, hit = [], []
-    for rows in _windows(data.valid, 2 * recipe.micro_batch):
-        x = augment(data.cache.batch(rows).to(device.torch))
-        with device.autocast():
-            logits = model(x.contiguous(memory_format=device.memory_format)).float().cpu()
-        labels = data.labels[rows]
-        loss.append(F.cross_entropy(logits, labels, reduction="none"))
-        hit.append((logits.argmax(1) == labels).float())
-    loss, hit, labels = torch.cat(loss), torch.cat(hit), data.labels[data.valid]
+    logits, labels = engine.logits(), engine.data.labels[engine.data.valid]
+    hit = (logits.argmax(1) == labels).float()
     recall = pd.Series(hit.numpy()).groupby(labels.numpy()).mean()
     return {
-        "valid_loss": loss.mean().item(),
+        "valid_loss": F.cross_entropy(logits, labels).item(),
         "valid_accuracy": hit.mean().item(),
         "valid_macro_recall": float(recall.mean()),
     }
 
 
-def _augment(recipe: Recipe, size: int) -> Augment:
-    mean, std = normalisation(recipe.backbone)
-    return Augment(size, mean, std, **recipe.augment)
-
-
-def _groups(model: nn.Module, weight_decay: float) -> Iterator[dict]:
-    """Parameters that train: those with weight decay, and norms and biases without."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    yield {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay}
-    yield {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}
-
-
-def _save_model(model, recipe, size, data, history, out: Path) -> None:
+def _save_model(engine: Engine, state: checkpoints.State, out: Path) -> None:
+    recipe, data = engine.recipe, engine.data
     head = head_name(recipe.backbone, recipe.head)
-    training = {"recipe": asdict(recipe), "train_photos": len(data.train), "best_epoch": history[-1]}
-    card = Card(recipe.backbone, head, data.classes, size, data.cache.size, training=training)
-    Classifier(model, card, recipe.device).save(out / "model")
+    training = {"recipe": asdict(recipe), "train_photos": len(data.train), "best_epoch": state.history[-1]}
+    card = Card(recipe.backbone, head, data.classes, engine.stage.size, data.cache.size, training=training)
+    Classifier(engine.finished(), card, engine.device.name).save(out / "model")
 
 
-def _identity(recipe: Recipe, data: _Data) -> dict:
-    """What must not change between the calls that make one run."""
+def _identity(recipe: Recipe, data: Dataset) -> dict:
+    """What must not change between the calls that make one run. The device may."""
     rows = "\n".join(f"{s} {data.paths[r]} {data.labels[r]}" for s in ("train", "valid") for r in getattr(data, s))
+    settings = json.loads(json.dumps(asdict(recipe)))
+    del settings["device"]
     return {
-        "recipe": json.loads(json.dumps(asdict(recipe))),
+        "recipe": settings,
         "classes": list(data.classes),
         "cache_size": data.cache.size,
         "data": checkpoints.digest(rows),
     }
-
-
-def _begin(out: Path, recipe: Recipe, manifest: pd.DataFrame) -> None:
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "split.csv", manifest.to_csv(index=False, lineterminator="\n"))
-    write_text(out / "recipe.json", json.dumps(asdict(recipe), indent=1))

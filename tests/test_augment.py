@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
-from carclf.augment import IMAGENET_MEAN, IMAGENET_STD, LUMA, Augment
+from carclf.augment import DRAWS, IMAGENET_MEAN, IMAGENET_STD, LUMA, Augment
 
 RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # results from 0 to 1
 STRENGTHS = {
@@ -312,3 +312,14 @@ def test_other_shapes_are_refused(shape):
 def test_settings_are_frozen():
     with pytest.raises(FrozenInstanceError):
         Augment(8).size = 9
+
+
+def test_a_photos_view_follows_from_its_own_draws():
+    x = torch.randint(0, 256, (6, 3, 40, 40), dtype=torch.uint8)
+    draws = torch.rand(6, DRAWS)
+    views = Augment(size=32)(x, draws=draws)
+    part = torch.tensor([4, 1])
+    torch.testing.assert_close(Augment(size=32)(x[part], draws=draws[part]), views[part], rtol=1e-4, atol=1e-4)
+    again = Augment(size=32)(x, generator=torch.Generator().manual_seed(3))
+    drawn = torch.rand(6, DRAWS, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(again, Augment(size=32)(x, draws=drawn))

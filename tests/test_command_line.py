@@ -14,6 +14,7 @@ def run(photo_folder, tmp_path_factory):
     place = tmp_path_factory.mktemp("cli")
     arguments = ["train", photo_folder, "--out", place / "run", "--cache", place / "cache", "--cache-size", 40]
     arguments += ["--stage", "head,1,1e-2,32", "--stage", "all,1,1e-3,32", "--micro-batch", 8, "--device", "cpu"]
+    arguments += ["--set", "ema=0.5", "--set", 'augment={"flip": 0}', "--set", "head=mlp"]
     assert main([str(a) for a in arguments]) == 0
     return place / "run"
 
@@ -27,6 +28,11 @@ def test_scan_says_what_is_in_a_folder(photo_folder, tmp_path, capsys):
 def test_train_writes_a_model_that_the_package_loads(run):
     assert carclf.Classifier.load(run / "model").card.size == 32
     assert carclf.Classifier.load(run / "model").card.threshold > 0
+
+
+def test_any_setting_of_the_recipe_can_be_given(run):
+    recipe = carclf.Recipe.load(run)
+    assert (recipe.ema, recipe.augment, recipe.head, recipe.micro_batch) == (0.5, {"flip": 0}, "mlp", 8)
 
 
 def test_evaluate_takes_the_runs_test_photos_or_any_folder(run, photo_folder, tmp_path, capsys):
@@ -54,6 +60,9 @@ def test_predict_writes_a_table(run, photo_folder, tmp_path, capsys):
         (["train", "{empty}", "--out", "{empty}/run"], "no photos in"),
         (["predict", "{empty}", "a.jpg"], "is no model folder: model.safetensors is missing"),
         (["train", "{photos}", "--out", "{empty}/run", "--stage", "all,6"], "must be UNFREEZE,EPOCHS,MAX_LR,SIZE"),
+        (["train", "{photos}", "--out", "{empty}/run", "--set", "seed=3"], "with one of these names: sampler"),
+        (["train", "{photos}", "--out", "{empty}/run", "--set", "ema=much"], "'much' is no float, such as 0.0"),
+        (["train", "{photos}", "--out", "{empty}/run", *CACHE, "--set", "ema=2"], "ema=2.0 must lie between 0 and"),
         (["train", "{photos}", "--out", "{empty}/run", *CACHE, "--backbone", "nonet"], "unknown backbone"),
         (["train", "{photos}", "--out", "{empty}/run", *CACHE, "--device", "tpu"], "is not to be had here"),
     ],

@@ -1,15 +1,26 @@
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from carclf import devices
+from carclf.devices import Device
 
 
-def fake(monkeypatch, cuda=False, mps=False, capability=(8, 0)):
+def fake(monkeypatch, cuda=False, mps=False, xpu=False, capability=(8, 0)):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     if hasattr(torch, "xpu"):
-        monkeypatch.setattr(torch.xpu, "is_available", lambda: False)
+        monkeypatch.setattr(torch.xpu, "is_available", lambda: xpu)
+
+
+def stand_in(monkeypatch, **parts):
+    """A torch_directml as it is where there is DirectX."""
+    module = SimpleNamespace(is_available=lambda: True, device=lambda number=0: torch.device("cpu", number), **parts)
+    monkeypatch.setitem(sys.modules, "torch_directml", module)
+    return module
 
 
 def test_the_best_device_is_taken(monkeypatch):
@@ -17,15 +28,29 @@ def test_the_best_device_is_taken(monkeypatch):
     assert devices.pick().name == "cpu"
     fake(monkeypatch, mps=True)
     assert str(devices.pick()) == "mps, float32"
+    fake(monkeypatch, mps=True, xpu=hasattr(torch, "xpu"))
+    assert str(devices.pick()) == ("xpu, bfloat16" if hasattr(torch, "xpu") else "mps, float32")
     fake(monkeypatch, mps=True, cuda=True)
     assert str(devices.pick()) == "cuda, bfloat16"
     assert devices.pick("cuda:1").torch == torch.device("cuda:1")
     assert devices.pick("cpu").name == "cpu"
 
 
-def test_an_old_card_computes_in_float32(monkeypatch):
-    fake(monkeypatch, cuda=True, capability=(7, 5))
-    assert devices.pick().dtype == torch.float32
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [((9, 0), torch.bfloat16), ((8, 0), torch.bfloat16), ((7, 5), torch.float16), ((6, 1), torch.float32)],
+)
+def test_a_card_computes_in_the_precision_it_is_fast_in(monkeypatch, capability, dtype):
+    fake(monkeypatch, cuda=True, capability=capability)
+    device = devices.pick()
+    assert device.dtype == dtype
+    assert Device("cpu", dtype).scaler().is_enabled() == (dtype == torch.float16)  # small gradients need it there
+
+
+@pytest.mark.parametrize(("has_amx", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_cpu_computes_in_bfloat16_where_it_has_amx(monkeypatch, has_amx, dtype):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx, raising=False)
+    assert devices.pick("cpu").dtype == dtype
 
 
 def test_a_device_that_is_not_there_is_refused_with_those_there_are(monkeypatch):
@@ -35,7 +60,102 @@ def test_a_device_that_is_not_there_is_refused_with_those_there_are(monkeypatch)
 
 
 def test_autocast_computes_in_the_devices_precision():
-    with devices.Device("cpu", torch.bfloat16).autocast():
+    with Device("cpu", torch.bfloat16).autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
-    with devices.Device("cpu", torch.float32).autocast():
+    with Device("cpu", torch.float32).autocast():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_directml_is_taken_before_the_cpu_and_plainly(monkeypatch):
+    fake(monkeypatch)
+    stand_in(monkeypatch)
+    device = devices.pick()
+    assert str(device) == "directml, float32"
+    assert device.foreach is False
+    assert device.memory_format == torch.contiguous_format
+    assert not device.scaler().is_enabled()
+    assert device.torch == torch.device("cpu", 0)
+    assert devices.pick("directml:0").torch == torch.device("cpu", 0)
+    fake(monkeypatch, cuda=True)
+    assert devices.pick().kind == "cuda"
+
+
+class BrokenImport:
+    """An installed torch_directml where there is no DirectX."""
+
+    def find_spec(self, name, *_):
+        if name == "torch_directml":
+            raise OSError("libd3d12.so: cannot open shared object file: No such file or directory")
+
+
+def test_directml_without_directx_is_no_error(monkeypatch):
+    fake(monkeypatch)
+    monkeypatch.delitem(sys.modules, "torch_directml", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [BrokenImport(), *sys.meta_path])
+    assert devices.pick().name == "cpu"
+    with pytest.raises(ValueError, match=r"device 'directml' is not to be had here"):
+        devices.pick("directml")
+
+
+class NoGradients(torch.autograd.Function):
+    """What DirectML#739 does: the result is right, the gradient is exactly zero."""
+
+    @staticmethod
+    def forward(context, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        return torch.zeros_like(gradient)
+
+
+def test_preflight_refuses_a_device_whose_gradients_are_zero(monkeypatch):
+    stand_in(monkeypatch)
+    device = Device("directml", torch.float32)
+    devices.preflight(device)  # the stand-in computes on the CPU, rightly
+    ordinary, calls = devices.weighted_loss, []
+
+    def broken(logits, *rest):
+        calls.append(1)
+        return ordinary(NoGradients.apply(logits) if len(calls) == 2 else logits, *rest)
+
+    monkeypatch.setattr(devices, "weighted_loss", broken)
+    message = r"directml computes the gradient of 0.weight wrongly: 100.0% away from the CPU's.*choose device='cpu'"
+    with pytest.raises(RuntimeError, match=message):
+        devices.preflight(device)
+
+
+def test_preflight_refuses_a_device_whose_batchnorm_forgets(monkeypatch):
+    stand_in(monkeypatch)
+    ordinary, calls = torch.nn.BatchNorm2d.forward, []
+
+    def forgets(self, x):
+        calls.append(1)
+        y = ordinary(self, x)
+        if len(calls) == 2:
+            self.running_mean = torch.zeros(4)
+        return y
+
+    monkeypatch.setattr(torch.nn.BatchNorm2d, "forward", forgets)
+    with pytest.raises(RuntimeError, match=r"computes the BatchNorm's 1.running_mean wrongly"):
+        devices.preflight(Device("directml", torch.float32))
+
+
+def test_preflight_spends_no_time_on_devices_that_are_known_to_be_right(monkeypatch):
+    monkeypatch.setattr(devices, "_small_step", lambda *_: pytest.fail("computed"))
+    devices.preflight(Device("cpu", torch.float32))
+    devices.preflight(Device("cuda:1", torch.bfloat16))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"), True),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 18.13 GB)"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_full_memory_is_told_from_other_errors(error, expected):
+    assert devices.ran_out_of_memory(error) is expected

@@ -142,6 +142,52 @@ def test_frozen_blocks_get_no_gradient_and_keep_their_buffers(unfreeze):
     assert any(k.startswith(first) for k in moved)
 
 
+@pytest.mark.parametrize(
+    ("backbone", "order"),
+    [
+        ("efficientnet_lite0", ["conv_stem", "blocks.0", "blocks.3", "blocks.6", "conv_head", "classifier"]),
+        ("resnet50", ["conv1", "layer1", "layer2", "layer3", "layer4", "fc"]),
+    ],
+)
+def test_groups_spare_norms_and_biases_and_slow_earlier_blocks(backbone, order):
+    model = models.empty_model(backbone, 3)
+    groups = models.parameter_groups(model, weight_decay=0.05, block_decay=0.5)
+    names = {id(p): name for name, p in model.named_parameters()}
+    grouped = [names[id(p)] for group in groups for p in group["params"]]
+    assert sorted(grouped) == sorted(names.values())
+    norms = {id(p) for m in model.modules() if "Norm" in type(m).__name__ for p in m.parameters()}
+    for group in groups:
+        for p in group["params"]:
+            assert group["weight_decay"] == (0 if id(p) in norms or names[id(p)].endswith("bias") else 0.05)
+    scale = {names[id(p)]: group["lr_scale"] for group in groups for p in group["params"]}
+    of_block = [{v for k, v in scale.items() if k.startswith(f"{name}.")} for name in order]
+    assert all(len(scales) == 1 for scales in of_block)
+    rates = [min(scales) for scales in of_block]
+    assert rates[-1] == 1
+    assert rates[-2] == 0.5
+    assert rates == sorted(rates)
+
+
+def test_a_transformers_position_embedding_trains_as_the_earliest_and_without_decay():
+    with pytest.warns(UserWarning, match="random weights"):
+        model = carclf.build_model("vit_tiny_patch16_224", 3, weights=None)
+    models.set_trainable(model, "all")
+    groups = models.parameter_groups(model, weight_decay=0.05, block_decay=0.5)
+    (group,) = [g for g in groups if any(p is model.pos_embed for p in g["params"])]
+    assert group["weight_decay"] == 0
+    assert group["lr_scale"] == min(g["lr_scale"] for g in groups)
+    models.set_trainable(model, "blocks.11")
+    assert not model.pos_embed.requires_grad
+
+
+def test_features_are_what_the_head_is_given(lite0):
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        found = models.features(lite0.eval(), "efficientnet_lite0", x)
+        assert found.shape == (2, 1280)
+        assert torch.equal(models.head_of(lite0, "efficientnet_lite0")(found), lite0(x))
+
+
 def test_an_unknown_block_is_refused_with_those_there_are(lite0):
     with pytest.raises(ValueError, match=r"unfreeze='layer4' is no block.*blocks.6"):
         models.set_trainable(lite0, "layer4")

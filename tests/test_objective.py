@@ -53,3 +53,12 @@ def test_inverse_weights_make_all_classes_count_the_same():
     total = class_weights(counts, "inverse") * counts
     torch.testing.assert_close(total, total.mean().expand(3))
     assert class_weights(counts, "none").tolist() == [1, 1, 1]
+
+
+def test_effective_numbers_follow_their_formula():
+    counts = torch.tensor([700, 20, 100])
+    beta = 1 - 3 / 820
+    expected = torch.tensor([(1 - beta) / (1 - beta**n) for n in counts.tolist()])
+    weights = class_weights(counts, "effective_number")
+    torch.testing.assert_close(weights / weights.sum(), expected / expected.sum())
+    assert torch.equal(class_weights(torch.tensor([1, 1, 1]), "effective_number"), torch.ones(3))

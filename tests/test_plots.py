@@ -136,7 +136,7 @@ def test_sample_photos_are_readable_and_named(photos):
 
 
 def test_training_curves_mark_stages():
-    history = pd.DataFrame({"stage": ["head", "head", "all"], "epoch": [0, 1, 0], "size": [160, 160, 224]})
+    history = pd.DataFrame({"stage": [0, 0, 1], "unfreeze": ["head", "head", "all"], "size": [160, 160, 224]})
     for name in ("train_loss", "valid_loss", "valid_accuracy", "valid_macro_recall"):
         history[name] = [0.3, 0.2, 0.7]
     figure = plots.training_curves(history)
@@ -146,6 +146,19 @@ def test_training_curves_mark_stages():
     assert score.get_title("left") == "Scores on valid: best accuracy 70.0%"
     assert loss.lines[0].get_xdata().tolist() == [1, 2, 3]
     plots.training_curves(history.head(1)).canvas.draw()
+
+
+def test_training_steps_show_every_rate_and_loss():
+    steps = pd.DataFrame(
+        {"stage": [0, 0, 0, 1, 1], "rate": [1e-4, 1e-3, 1e-6, 5e-4, 1e-7], "loss": [2.0, 1.5, 1.0, 0.9, 0.8]}
+    )
+    rate, loss = plots.training_steps(steps).axes
+    np.testing.assert_allclose(rate.lines[0].get_ydata(), steps.rate)
+    np.testing.assert_allclose(loss.lines[0].get_ydata(), steps.loss)
+    for ax in (rate, loss):
+        assert [line.get_xdata()[0] for line in ax.lines if line.get_linestyle() == ":"] == [0.5, 3.5]
+        assert ax.get_xlabel() == "optimizer step"
+    plots.training_steps(steps.head(1)).canvas.draw()
 
 
 def test_confusion_matrix_takes_either_table():

@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import math
 import os
 from pathlib import Path
 
@@ -10,15 +9,12 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch.nn import functional as F
 
 import carclf
-from carclf import checkpoints, models, tensors, training
+from carclf import checkpoints, objective, records, tensors, training
+from carclf import engine as engines
 from carclf.classifier import WEIGHTS
-from carclf.devices import pick
 
-STRENGTHS = "flip rotate zoom_in zoom_out aspect brightness contrast saturation hue grey erase"
-NOTHING_RANDOM = dict.fromkeys(STRENGTHS.split(), 0.0)
 STAGES = (("head", 1, 1e-2, 32), ("blocks.6", 2, 1e-3, 32))
 
 
@@ -38,25 +34,27 @@ def run(data, tmp_path_factory):
 
 
 def assert_equal_weights(one, other):
-    ours, theirs = (load_file(folder / "model" / WEIGHTS) for folder in (one, other))
-    assert ours.keys() == theirs.keys()
-    for key, value in ours.items():
-        assert torch.equal(value, theirs[key]), key
+    """Of the saved model, and of all that the training remembers: model, average, optimizer, trace."""
+    for file in (Path("model") / WEIGHTS, checkpoints.FILE):
+        ours, theirs = (load_file(folder / file) for folder in (one, other))
+        assert ours.keys() == theirs.keys()
+        for key, value in ours.items():
+            assert torch.equal(value, theirs[key]), key
 
 
 def test_a_run_leaves_its_records(run, data):
-    assert {p.name for p in run.folder.iterdir()} == {
-        "history.csv",
-        "recipe.json",
-        "split.csv",
-        "model",
-        checkpoints.FILE,
-    }
+    tables, records = {"history.csv", "steps.csv", "split.csv"}, {"recipe.json", "environment.json"}
+    assert {p.name for p in run.folder.iterdir()} == tables | records | {"model", checkpoints.FILE}
     history = pd.read_csv(run.folder / "history.csv")
     assert history.stage.tolist() == [0, 1, 1]
     assert history.epoch.tolist() == [0, 1, 2]
     pd.testing.assert_frame_equal(history, run.history, check_exact=False)
-    assert carclf.Recipe(**json.loads((run.folder / "recipe.json").read_text("utf-8"))) == recipe()
+    assert {"first_rate", "last_rate", "train_loss", "valid_loss", "valid_macro_recall", "memory_mb"} <= {*history}
+    assert carclf.Recipe.load(run.folder) == recipe()
+    (call,) = json.loads((run.folder / "environment.json").read_text("utf-8"))
+    assert call["seed"] == 0
+    assert call["versions"]["torch"] == torch.__version__.partition("+")[0]
+    assert {"data", "git", "hardware", "precision", "processes"} <= call.keys()
     assert len(carclf.read_test(run.folder / "split.csv")) == (data[0].split == "test").sum()
 
 
@@ -85,9 +83,76 @@ def test_a_resumed_run_is_the_uninterrupted_run_to_the_last_bit(run, data, tmp_p
     with pytest.raises(KeyboardInterrupt):
         carclf.fit(recipe(), *data, tmp_path, on_epoch=stop)
     resumed = carclf.fit(recipe(), *data, tmp_path)
-    timing = ["photos_per_second", "seconds"]
+    timing = ["photos_per_second", "seconds", "memory_mb"]
     pd.testing.assert_frame_equal(resumed.history.drop(columns=timing), run.history.drop(columns=timing))
     assert_equal_weights(run.folder, tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"ema": 0.9, "mixup": 0.5, "head": "mlp"}, {"sampler": "balanced"}])
+def test_a_run_interrupted_within_an_epoch_goes_on_with_the_next_step(data, tmp_path, monkeypatch, changes):
+    settings = recipe(stages=(("head", 1, 1e-2, 32), ("all", 2, 1e-3, 32)), **changes)
+    whole = carclf.fit(settings, *data, tmp_path / "whole")
+    monkeypatch.setattr(records, "SAVE_SECONDS", 0)  # a checkpoint after each step
+    step, trained = engines.Engine.step, []
+
+    def stop_twice(self, *arguments):
+        trained.append(1)
+        if len(trained) in (2, 6):
+            raise KeyboardInterrupt
+        return step(self, *arguments)
+
+    monkeypatch.setattr(engines.Engine, "step", stop_twice)
+    for where in ("stage 1, epoch 1", "stage 2, epoch 1"):
+        with pytest.raises(KeyboardInterrupt, match=f"stopped in {where}; call fit again"):
+            carclf.fit(settings, *data, tmp_path / "parts")
+    parts = carclf.fit(settings, *data, tmp_path / "parts")
+    pd.testing.assert_frame_equal(parts.steps, whole.steps)
+    assert len(trained) == len(whole.steps) + 2
+    assert_equal_weights(tmp_path / "whole", tmp_path / "parts")
+    assert len(json.loads((tmp_path / "parts" / "environment.json").read_text("utf-8"))) == 3
+
+
+def test_an_interrupted_run_can_be_used(run, data, tmp_path):
+    with pytest.raises(FileNotFoundError, match="is no model folder"):
+        carclf.Run.load(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        carclf.fit(recipe(), *data, tmp_path, on_epoch=lambda h: (_ for _ in ()).throw(KeyboardInterrupt))
+    stopped = carclf.Run.load(tmp_path)
+    assert len(stopped.history) == 1
+    assert stopped.classifier.classes == run.classifier.classes
+    pd.testing.assert_frame_equal(carclf.Run.load(run.folder).steps, run.steps)
+
+
+def test_a_recipe_of_a_run_repeats_it(run, data, tmp_path):
+    carclf.fit(carclf.Recipe.load(run.folder), *data, tmp_path)
+    assert_equal_weights(run.folder, tmp_path)
+    with pytest.raises(ValueError, match=r"holds no recipe of this version.*give the folder of a run"):
+        carclf.Recipe.load(tmp_path / "model")
+
+
+def test_the_trace_of_rates_is_the_closed_form_of_each_stage(run):
+    for number, stage in enumerate(recipe().stages):
+        rates = run.steps.rate[run.steps.stage == number]
+        assert rates.tolist() == [objective.one_cycle(i, len(rates), stage.max_lr) for i in range(len(rates))]
+    assert run.history.last_rate.tolist()[-1] == run.steps.rate.iloc[-1]
+
+
+def test_training_leaves_the_callers_random_numbers_alone(data, tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    carclf.fit(recipe(stages=STAGES[:1]), *data, tmp_path)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_tracker_gets_every_epoch(data, tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = carclf.fit(recipe(), *data, tmp_path / "run", log_with="tensorboard")
+    found = events.EventAccumulator(str(tmp_path / "run" / "run")).Reload()
+    logged = [event.value for event in found.Scalars("valid_accuracy")]
+    assert logged == pytest.approx(run.history.valid_accuracy.tolist())
+    with pytest.raises(ValueError, match=r"wand"):
+        carclf.fit(recipe(), *data, tmp_path / "other", log_with="wandb")
 
 
 def test_a_finished_run_is_not_trained_again(run, data, monkeypatch):
@@ -128,14 +193,6 @@ def test_windows_may_flush_and_replace_a_checkpoint(tmp_path, monkeypatch):
     assert torch.equal(read["x"], torch.ones(1000))
 
 
-def test_a_transformers_position_embedding_trains_with_all_the_rest():
-    with pytest.warns(UserWarning, match="random weights"):
-        model = carclf.build_model("vit_tiny_patch16_224", 3, weights=None)
-    models.set_trainable(model, "all")
-    grouped = {id(p) for group in training._groups(model, 0.05) for p in group["params"]}
-    assert {id(model.pos_embed), id(model.cls_token)} <= grouped
-
-
 def test_a_run_begun_otherwise_is_refused_naming_the_difference(run, data):
     manifest, cache = data
     with pytest.raises(ValueError, match=r"recipe.seed: was 0, is 7.*another folder"):
@@ -148,54 +205,20 @@ def test_a_run_begun_otherwise_is_refused_naming_the_difference(run, data):
         carclf.fit(recipe(), moved, cache, run.folder)
 
 
-@pytest.mark.parametrize(("micro_batch", "accumulate"), [(30, 1), (10, 3), (4, 8), (7, 4)])
-@pytest.mark.parametrize("n", [30, 23])
-def test_micro_batches_have_the_gradient_of_one_large_batch(data, micro_batch, accumulate, n):
-    manifest, cache = data
-    settings = recipe(micro_batch=micro_batch, accumulate=accumulate, class_weight="inverse", augment=NOTHING_RANDOM)
-    rows = training._Data.of(manifest, cache, settings)
-    window = rows.train[:n]
-    model = carclf.build_model("efficientnet_lite0", len(rows.classes)).eval()  # BatchNorm would see the batch's size
-    augment = training._augment(settings, 32)
-    loss = training._window_backward(model, window, augment, None, settings, rows, pick("cpu"))
-    ours = [p.grad.clone() for p in model.parameters()]
-
-    model.zero_grad()
-    labels = rows.labels[window]
-    each = F.cross_entropy(model(augment(cache.batch(window))), labels, label_smoothing=0.1, reduction="none")
-    w = rows.weights[labels]
-    reference = (w * each).sum() / w.sum()
-    reference.backward()
-    assert loss == pytest.approx(reference.item(), rel=1e-5)
-    for mine, parameter in zip(ours, model.parameters(), strict=True):
-        scale = parameter.grad.norm()
-        assert (mine - parameter.grad).norm() <= 1e-5 * scale + 1e-12
-
-
-@pytest.mark.parametrize(("n", "size"), [(1, 8), (8, 8), (9, 8), (65, 64), (4563, 64)])
-def test_windows_hold_every_photo_once_and_none_is_short(n, size):
-    windows = training._windows(np.arange(n), size)
-    assert len(windows) == math.ceil(n / size)
-    assert np.concatenate(windows).tolist() == list(range(n))
-    lengths = [len(w) for w in windows]
-    assert max(lengths) <= size
-    assert max(lengths) - min(lengths) <= 1
-
-
-def test_norms_and_biases_are_spared_weight_decay():
-    model = carclf.build_model("efficientnet_lite0", 3)
-    models.set_trainable(model, "all")
-    decayed, spared = training._groups(model, 0.05)
-    assert all(p.ndim > 1 for p in decayed["params"])
-    assert all(p.ndim == 1 for p in spared["params"])
-    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.05, 0.0)
-    assert len(decayed["params"]) + len(spared["params"]) == len(list(model.parameters()))
-
-
 def test_a_loss_that_is_no_number_stops_the_run_with_the_remedy(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "weighted_loss", lambda logits, *_: logits.sum() * float("nan"))
-    with pytest.raises(ArithmeticError, match=r"the loss is nan at stage 1/2 epoch 1/1, step 0.*lower max_lr"):
-        carclf.fit(recipe(), *data, tmp_path)
+    settings, ordinary = recipe(stages=(("all", 2, 1e-3, 32),)), engines.weighted_loss
+    windows = []
+
+    def breaks_out(logits, *rest):
+        windows.append(1)
+        return ordinary(logits, *rest) * (float("nan") if len(windows) > 4 else 1)
+
+    monkeypatch.setattr(engines, "weighted_loss", breaks_out)
+    with pytest.raises(ArithmeticError, match=r"the loss is nan.* at stage 1/1 epoch 2/2, step 1, rate .*lower max_lr"):
+        carclf.fit(settings, *data, tmp_path)
+    monkeypatch.setattr(engines, "weighted_loss", ordinary)
+    assert len(carclf.Run.load(tmp_path).history) == 1  # the last good checkpoint stands
+    assert len(carclf.fit(settings, *data, tmp_path).history) == 2
 
 
 def test_data_that_cannot_be_trained_on_is_refused(data, tmp_path):
@@ -215,7 +238,11 @@ def test_data_that_cannot_be_trained_on_is_refused(data, tmp_path):
         ({"stages": ()}, "at least one stage"),
         ({"micro_batch": 2}, "micro_batch must be at least 3"),
         ({"accumulate": 0}, "accumulate at least 1"),
-        ({"class_weight": "sqrt"}, "class_weight='sqrt' must be one of: none, inverse_sqrt, inverse"),
+        ({"class_weight": "sqrt"}, "class_weight='sqrt' must be one of: none, inverse_sqrt, inverse, effective_number"),
+        ({"sampler": "random"}, "sampler='random' must be one of: shuffle, balanced"),
+        ({"stages": (("all", 1, 0.0, 64),)}, "a positive max_lr"),
+        ({"ema": 1.0}, "ema=1.0 must lie between 0 and 0.99999"),
+        ({"block_decay": 1.5}, "block_decay=1.5 must lie between 0.01 and 1"),
     ],
 )
 def test_a_wrong_recipe_is_refused_at_once(settings, message):

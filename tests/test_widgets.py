@@ -109,7 +109,13 @@ def test_live_curves_show_one_figure_and_leave_none_open(monkeypatch):
     shown, cleared = [], []
     monkeypatch.setattr(widgets, "display", shown.append)
     monkeypatch.setattr(widgets, "clear_output", lambda wait: cleared.append(wait))
-    rows = {"stage": [0, 1], "size": [96, 96], "train_loss": [2.0, 1.0], "valid_loss": [2.0, 1.5]}
+    rows = {
+        "stage": [0, 1],
+        "unfreeze": ["head", "all"],
+        "size": [96, 96],
+        "train_loss": [2.0, 1.0],
+        "valid_loss": [2.0, 1.5],
+    }
     history = pd.DataFrame(rows | {"valid_accuracy": [0.3, 0.6], "valid_macro_recall": [0.2, 0.5]})
     widgets.live_curves(history)
     assert len(shown) == 1

@@ -1,0 +1,94 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import carclf
+from carclf import engine, lr_finder, plots
+
+STAGES = (("head", 1, 1e-2, 32), ("all", 1, 1e-3, 32))
+
+
+@pytest.fixture(scope="module")
+def data(photo_folder, tmp_path_factory):
+    manifest = carclf.split(carclf.scan(photo_folder), seed=1)
+    return manifest, carclf.TensorCache.build(manifest, tmp_path_factory.mktemp("cache"), size=40)
+
+
+def recipe(**changes):
+    return carclf.Recipe(**{"stages": STAGES, "micro_batch": 8, "device": "cpu", **changes})
+
+
+def test_the_rate_grows_evenly_and_the_loss_is_that_of_training(data):
+    found = carclf.find_lr(recipe(), *data, low=1e-5, high=1e-2, steps=10)
+    assert found.table.rate.tolist() == pytest.approx(np.geomspace(1e-5, 1e-2, 10).tolist())
+    assert found.table.loss.iloc[0] == pytest.approx(np.log(4), rel=0.3)  # four brands, nothing learned yet
+
+
+def test_model_and_random_numbers_are_left_as_they_were(data):
+    model = carclf.build_model("efficientnet_lite0", 4)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    one = carclf.find_lr(recipe(), *data, model=model, steps=10)
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    again = carclf.find_lr(recipe(), *data, model=model, steps=10)
+    pd.testing.assert_frame_equal(one.table, again.table)
+    assert model.training
+
+
+def test_a_range_that_is_none_is_refused(data):
+    with pytest.raises(ValueError, match=r"low=1, high=0.1.*give 0 < low < high and at least 10 steps"):
+        carclf.find_lr(recipe(), *data, low=1, high=0.1)
+    with pytest.raises(ValueError, match="stage=2: the recipe has the stages 0 to 1"):
+        carclf.find_lr(recipe(), *data, stage=2)
+
+
+def test_any_stage_can_be_tested(data):
+    head = carclf.find_lr(recipe(), *data, stage=0, steps=10)
+    whole = carclf.find_lr(recipe(), *data, steps=10)
+    assert head.table.loss.tolist() != whole.table.loss.tolist()
+
+
+def test_a_loss_that_breaks_out_ends_the_test(data, monkeypatch):
+    losses = iter([1.0] * 12 + [0.5] * 3 + [50.0] * 100)
+    monkeypatch.setattr(engine.Engine, "step", lambda *_: next(losses))
+    assert len(carclf.find_lr(recipe(), *data).table) < 20
+
+    def no_number(*_):
+        loss = next(numbers)
+        if loss is None:
+            raise ArithmeticError("the loss is nan")
+        return loss
+
+    numbers = iter([1.0, 0.9, 0.8, 0.7, None])
+    monkeypatch.setattr(engine.Engine, "step", no_number)
+    assert len(carclf.find_lr(recipe(), *data).table) == 4
+
+
+def test_the_suggestion_is_where_the_loss_falls_fastest():
+    rate = np.geomspace(1e-5, 1, 101)
+    smoothed = 2 - 1 / (1 + (1e-3 / rate) ** 2) + 5 / (1 + (0.3 / rate) ** 4)  # falls around 1e-3, breaks out at 0.3
+    found = lr_finder.suggest(pd.DataFrame({"rate": rate, "smoothed": smoothed}))
+    assert found == pytest.approx(1e-3, rel=0.2)
+
+
+def test_the_suggestion_for_a_fresh_head_is_a_rate_that_learns(data):
+    found = carclf.find_lr(recipe(class_weight="none"), *data, stage=0, low=1e-5, high=10, steps=60)
+    assert 1e-4 < found.suggestion < 1
+
+
+def test_a_loss_that_never_falls_gives_no_suggestion():
+    assert lr_finder.suggest(pd.DataFrame({"rate": [1.0, 2.0, 3.0], "smoothed": [1.0, 2.0, 3.0]})) is None
+    assert lr_finder.suggest(pd.DataFrame(columns=["rate", "loss", "smoothed"])) is None
+
+
+def test_the_range_test_is_drawn_with_its_suggestion(data):
+    found = carclf.find_lr(recipe(), *data, steps=10)
+    ax = plots.range_test(found.table, 1e-3)
+    assert ax.get_xscale() == "log"
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), found.table.rate)
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), found.table.smoothed)
+    assert any(line.get_xdata()[0] == 1e-3 for line in ax.lines[2:])
