@@ -2,13 +2,17 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test lint
+.PHONY: demo test test-directml lint
 
 demo: .venv/installed
 	$(PY) notebooks/execute.py --demo
 
 test: .venv/installed
 	$(PY) -m pytest
+
+# The whole suite on the old torch that DirectML needs; without DirectX its tests use a stand-in.
+test-directml: .venv-directml/installed
+	.venv-directml/bin/python -m pytest
 
 lint: .venv/installed
 	$(PY) -m ruff check .
@@ -18,4 +22,9 @@ lint: .venv/installed
 .venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+.venv-directml/installed: requirements-directml.txt pyproject.toml
+	$(PYTHON) -m venv .venv-directml
+	.venv-directml/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-directml.txt
 	touch $@
