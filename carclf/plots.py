@@ -93,9 +93,10 @@ def training_curves(history, fig=None):
         for name in names:
             ax.plot(range(1, len(history) + 1), history[name], "o-", label=name.replace("_", " "))
         for first in np.flatnonzero(history["stage"].ne(history["stage"].shift())):
-            label = f" {history['unfreeze'].iloc[first]}, {history['size'].iloc[first]} px"
+            label = f"{history['unfreeze'].iloc[first]}, {history['size'].iloc[first]} px"
             ax.axvline(first + 0.5, color="#999999", linestyle=":", linewidth=1)
-            ax.text(first + 0.5, 1, label, transform=ax.get_xaxis_transform(), va="top", size=7, color=DARK)
+            place = {"transform": ax.get_xaxis_transform(), "va": "top", "rotation": "vertical"}
+            ax.text(first + 0.5, 0.98, label, size=7, color=DARK, **place)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend(loc="best")
     best = history["valid_accuracy"].max()
@@ -113,7 +114,9 @@ def training_steps(steps, fig=None):
     number = np.arange(1, len(steps) + 1)
     rate.plot(number, steps["rate"])
     loss.plot(number, steps["loss"], color=PALE, linewidth=1, label="of each step")
-    loss.plot(number, steps["loss"].ewm(halflife=10).mean(), label="running mean")
+    near = max(1, len(steps) // 40)
+    mean = steps["loss"].rolling(near, min_periods=1, center=True).mean()
+    loss.plot(number, mean, label=f"mean of {near} steps")
     for ax in rate, loss:
         for first in np.flatnonzero(steps["stage"].ne(steps["stage"].shift())):
             ax.axvline(first + 0.5, color="#999999", linestyle=":", linewidth=1)

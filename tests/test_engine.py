@@ -230,6 +230,22 @@ def test_an_overflow_of_the_scaled_loss_is_tried_again_with_less(data):
     assert scaled.state_dict()["scaler"]["scale"] == scaled.scaler.get_scale()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("unfreeze", ["head", "all"])
+def test_a_shorter_precision_begins_nearly_the_same_and_keeps_float32_weights(data, dtype, unfreeze):
+    settings = recipe(stages=((unfreeze, 1, 1e-3, 32),), ema=0.9)
+    losses = {}
+    for precision in (torch.float32, dtype):
+        engine = Engine(settings, Dataset.of(*data), Processes(1, 0, Device("cpu", precision)))
+        engine.begin(0)
+        losses[precision] = [engine.step(window, 1e-3) for window in engine.windows(0)]
+        assert engine.logits().dtype == torch.float32
+        assert all(value.dtype != dtype for value in engine.network.state_dict().values())
+    assert losses[dtype][0] == pytest.approx(losses[torch.float32][0], rel=0.05)
+    assert losses[dtype][0] != losses[torch.float32][0]
+    assert np.isfinite(losses[dtype]).all()
+
+
 def test_a_step_whose_gradient_is_no_number_changes_nothing(data, monkeypatch):
     engine = begun(data, ema=0.9)
     before = {k: v.clone() for k, v in engine.model.state_dict().items()}

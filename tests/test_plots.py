@@ -141,7 +141,7 @@ def test_training_curves_mark_stages():
         history[name] = [0.3, 0.2, 0.7]
     figure = plots.training_curves(history)
     loss, score = figure.axes
-    assert {" head, 160 px", " all, 224 px"} <= set(texts(figure))
+    assert {"head, 160 px", "all, 224 px"} <= set(texts(figure))
     assert (loss.get_xlabel(), loss.get_ylabel()) == ("epoch", "loss, nats a photo")
     assert score.get_title("left") == "Scores on valid: best accuracy 70.0%"
     assert loss.lines[0].get_xdata().tolist() == [1, 2, 3]
