@@ -64,6 +64,12 @@ class Engine:
         self.micro_batch = state.get("micro_batch", recipe.micro_batch)
         self._optimizer_state = state.get("optimizer")  # of the stage that was interrupted
         self._mean_std = normalisation(recipe.backbone)
+        if processes.is_main and recipe.accumulate % processes.count:
+            warnings.warn(
+                f"accumulate={recipe.accumulate} leaves {processes.count} processes micro-batches smaller than "
+                f"micro_batch={recipe.micro_batch}; a multiple of {processes.count} fills them",
+                stacklevel=2,
+            )
 
     def state_dict(self) -> dict:
         """Everything that a training must remember, for `Engine(…, state)`."""
