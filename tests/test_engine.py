@@ -233,7 +233,8 @@ def test_an_overflow_of_the_scaled_loss_is_tried_again_with_less(data):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("unfreeze", ["head", "all"])
 def test_a_shorter_precision_begins_nearly_the_same_and_keeps_float32_weights(data, dtype, unfreeze):
-    settings = recipe(stages=((unfreeze, 1, 1e-3, 32),), ema=0.9)
+    # At 32 pixels the last BatchNorm layers would see one pixel of each photo, and magnify what is rounded.
+    settings = recipe(stages=((unfreeze, 1, 1e-3, 96),), ema=0.9)
     losses = {}
     for precision in (torch.float32, dtype):
         engine = Engine(settings, Dataset.of(*data), Processes(1, 0, Device("cpu", precision)))

@@ -59,9 +59,11 @@ def test_a_run_leaves_its_records(run, data):
 
 
 def test_the_network_learns_colours(data, tmp_path):
-    settings = recipe(stages=(("all", 8, 1e-2, 32),), augment={"hue": 0, "grey": 0, "saturation": 0})
-    run = carclf.fit(settings, *data, tmp_path)
-    assert run.history.valid_accuracy.max() >= 0.75
+    manifest, _ = data
+    cache = carclf.TensorCache.build(manifest, tmp_path, size=72)
+    settings = recipe(stages=(("all", 6, 2e-3, 64),), augment={"hue": 0, "grey": 0, "saturation": 0})
+    run = carclf.fit(settings, manifest, cache, tmp_path / "run")
+    assert run.history.valid_accuracy.max() >= 0.8  # 0.91 or 1 with each of five seeds
     assert run.history.train_loss.iloc[-1] < run.history.train_loss.iloc[0]
 
 

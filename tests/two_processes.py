@@ -27,13 +27,13 @@ def load(photos: str, cache: str):
     return manifest, carclf.TensorCache.build(manifest, cache, size=40)
 
 
-def gradient(data, micro_batch: int, accumulate: int = 2) -> dict[str, torch.Tensor]:
+def gradient(data, micro_batch: int, accumulate: int = 2, dtype: torch.dtype = torch.float32) -> dict:
     """Loss and gradient of one window; BatchNorm in eval, where it does not see the batch's size."""
     changes = {"head": "linear", "class_weight": "inverse", "mixup": 0.4}
     settings = recipe(stages=STAGES[1:], micro_batch=micro_batch, accumulate=accumulate, **changes)
     engine = Engine(settings, Dataset.of(*data, settings.class_weight), Processes.join("cpu"))
     engine.begin(0)
-    engine.model.eval()
+    engine.model.eval().to(dtype).register_forward_pre_hook(lambda _, x: (x[0].to(dtype),))
     loss = engine._gradient(engine.windows(0)[0])
     return {"loss": torch.tensor(loss), "gradient": torch.cat([p.grad.flatten() for p in engine.model.parameters()])}
 
@@ -66,7 +66,8 @@ def main() -> None:
     processes = Processes.join("cpu")
     if processes.count != 2:
         raise RuntimeError(f"{processes.count} processes, not 2")
-    found = {f"{k}.{n}": v for n in (3, 5, 8) for k, v in gradient(data, n).items()}
+    kinds = [(n, dtype) for n in (3, 5, 8) for dtype in (torch.float32, torch.float64)]
+    found = {f"{k}.{n}.{dtype}": v for n, dtype in kinds for k, v in gradient(data, n, dtype=dtype).items()}
     if processes.is_main:
         save_file(found, Path(out) / "gradients.safetensors")
     carclf.fit(recipe(), *data, Path(out) / "whole")
