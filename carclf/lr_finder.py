@@ -69,7 +69,7 @@ def find_lr(
     if not -len(recipe.stages) <= stage < len(recipe.stages):
         raise ValueError(f"stage={stage}: the recipe has the stages 0 to {len(recipe.stages) - 1}")
     data = Dataset.of(manifest, cache, recipe.class_weight)
-    processes = Processes.join(recipe.device)
+    processes = Processes.join(recipe.device, recipe.precision)
     devices.preflight(processes.device)
     weights = {} if model is None else {"model": {k: v.detach().cpu() for k, v in model.state_dict().items()}}
     engine = Engine(recipe, data, processes, weights)

@@ -34,18 +34,18 @@ class Processes:
     device: Device
 
     @classmethod
-    def join(cls, device: str = "auto") -> Processes:
+    def join(cls, device: str = "auto", precision: str = "auto") -> Processes:
         """Find the other processes, if a launcher has started several.
 
         Parameters
         ----------
-        device : as for `devices.pick`; with several CUDA cards each process takes its own
+        device, precision : as for `devices.pick`; with several CUDA cards each process takes its own
         """
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            return cls(1, 0, pick(device))
+            return cls(1, 0, pick(device, precision))
         if multiprocessing.parent_process() is not None:  # notebook_launcher forks; a fork has lost OpenMP's threads
             torch.set_num_threads(1)  # and would wait for them for ever
-        chosen = pick(device)
+        chosen = pick(device, precision)
         has_cards = chosen.kind in ("cuda", "xpu")
         state = PartialState(cpu=not has_cards)
         if has_cards:

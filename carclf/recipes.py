@@ -12,6 +12,7 @@ from carclf.objective import CLASS_WEIGHTS
 
 FILE = "recipe.json"
 SAMPLERS = ("shuffle", "balanced")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Recipe:
     head: str | None = None  # "linear" or "mlp"; None is the backbone's usual one
     weights: str | None = "imagenet"  # or the path of a state dict; None is random, for tests
     device: str = "auto"
+    precision: str = "auto"  # float32, bfloat16 or float16; "auto" is what the device is fast in
     seed: int = 0
 
     def __post_init__(self):
@@ -78,7 +80,7 @@ class Recipe:
             raise ValueError("micro_batch must be at least 3 (BatchNorm needs two photos) and accumulate at least 1")
         if any(s.epochs < 1 or s.size < 32 or not 0 < s.max_lr < float("inf") for s in stages):
             raise ValueError("every stage needs at least 1 epoch, a positive max_lr and photos of at least 32 pixels")
-        for name, choices in (("class_weight", CLASS_WEIGHTS), ("sampler", SAMPLERS)):
+        for name, choices in (("class_weight", CLASS_WEIGHTS), ("sampler", SAMPLERS), ("precision", PRECISIONS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be one of: {', '.join(choices)}")
         for name, low, high in RANGES:

@@ -88,7 +88,7 @@ def fit(
         After Ctrl-C; the same call goes on, and `Run.load(out)` gives the best epoch so far.
     """
     out = Path(out)
-    processes = Processes.join(recipe.device)
+    processes = Processes.join(recipe.device, recipe.precision)
     data = Dataset.of(manifest, cache, recipe.class_weight)
     devices.preflight(processes.device)
     state = checkpoints.load(out, _identity(recipe, data))

@@ -11,6 +11,7 @@ import torch
 import carclf
 from carclf.cache import to_square
 from carclf.classifier import CARD, WEIGHTS, Card, Classifier
+from carclf.devices import Device
 from carclf.models import normalisation
 
 CLASSES = ("Audi", "BMW", "Ford", "Jeep", "Kia", "Volvo")
@@ -56,7 +57,8 @@ def test_predictions_are_a_table_with_a_row_a_photo(classifier, photos):
         assert row.accepted == (row.confidence >= 0.2)
 
 
-def test_probabilities_are_those_of_the_network_on_the_squished_photo(classifier, photos):
+def test_probabilities_are_those_of_the_network_on_the_squished_photo(classifier, photos, monkeypatch):
+    monkeypatch.setattr(classifier, "device", Device("cpu", torch.float32))
     squares = np.stack([to_square(p, 48) for p in photos.path[:5]])
     p = classifier.probabilities(squares)
     mean, std = (torch.tensor(v)[:, None, None] for v in normalisation("efficientnet_lite0"))

@@ -47,10 +47,26 @@ def test_a_card_computes_in_the_precision_it_is_fast_in(monkeypatch, capability,
     assert Device("cpu", dtype).scaler().is_enabled() == (dtype == torch.float16)  # small gradients need it there
 
 
-@pytest.mark.parametrize(("has_amx", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_a_cpu_computes_in_bfloat16_where_it_has_amx(monkeypatch, has_amx, dtype):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_amx, raising=False)
+@pytest.mark.parametrize(
+    ("amx", "avx512", "dtype"),
+    [(True, False, torch.bfloat16), (False, True, torch.bfloat16), (False, False, torch.float32)],
+)
+def test_a_cpu_computes_in_bfloat16_where_it_has_units_for_it(monkeypatch, amx, avx512, dtype):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512, raising=False)
     assert devices.pick("cpu").dtype == dtype
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_precision_can_be_asked_for(monkeypatch, precision):
+    fake(monkeypatch)
+    assert str(devices.pick("cpu", precision)) == f"cpu, {precision}"
+    stand_in(monkeypatch)
+    if precision == "float32":
+        assert devices.pick("directml", precision).dtype == torch.float32
+    else:
+        with pytest.raises(ValueError, match="goes wrong on DirectML"):
+            devices.pick("directml", precision)
 
 
 def test_a_device_that_is_not_there_is_refused_with_those_there_are(monkeypatch):

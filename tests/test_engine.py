@@ -27,13 +27,14 @@ def data(photo_folder, tmp_path_factory):
 
 
 def recipe(**changes):
-    return carclf.Recipe(**{"stages": ALL, "micro_batch": 8, "clip_norm": 0.0, "device": "cpu", **changes})
+    usual = {"stages": ALL, "micro_batch": 8, "clip_norm": 0.0, "device": "cpu", "precision": "float32"}
+    return carclf.Recipe(**{**usual, **changes})
 
 
 def begun(data, **changes):
     """An engine at the beginning of its first stage."""
     settings = recipe(**changes)
-    engine = Engine(settings, Dataset.of(*data, settings.class_weight), Processes.join("cpu"))
+    engine = Engine(settings, Dataset.of(*data, settings.class_weight), Processes.join("cpu", "float32"))
     engine.begin(0)
     return engine
 

@@ -18,8 +18,8 @@ STAGES = (("head", 1, 1e-2, 32), ("all", 2, 1e-3, 32))
 
 
 def recipe(**changes) -> carclf.Recipe:
-    settings = {"stages": STAGES, "micro_batch": 6, "accumulate": 2, "device": "cpu", "ema": 0.9, "head": "mlp"}
-    return carclf.Recipe(**{**settings, **changes})
+    settings = {"stages": STAGES, "micro_batch": 6, "accumulate": 2, "ema": 0.9, "head": "mlp"}
+    return carclf.Recipe(**{**settings, "device": "cpu", "precision": "float32", **changes})
 
 
 def load(photos: str, cache: str):
@@ -31,7 +31,7 @@ def gradient(data, micro_batch: int, accumulate: int = 2, dtype: torch.dtype = t
     """Loss and gradient of one window; BatchNorm in eval, where it does not see the batch's size."""
     changes = {"head": "linear", "class_weight": "inverse", "mixup": 0.4}
     settings = recipe(stages=STAGES[1:], micro_batch=micro_batch, accumulate=accumulate, **changes)
-    engine = Engine(settings, Dataset.of(*data, settings.class_weight), Processes.join("cpu"))
+    engine = Engine(settings, Dataset.of(*data, settings.class_weight), Processes.join("cpu", "float32"))
     engine.begin(0)
     engine.model.eval().to(dtype).register_forward_pre_hook(lambda _, x: (x[0].to(dtype),))
     loss = engine._gradient(engine.windows(0)[0])
