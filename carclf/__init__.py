@@ -7,14 +7,17 @@ from importlib import import_module
 
 _HOMES = {
     "brands": ("parse_brand", "parse_name", "brand_table", "owner_of"),
-    "photos": ("PhotoError", "read_photo"),
-    "manifest": ("read_test", "scan", "set_aside", "split", "summary", "usable"),
+    "photos": ("Limits", "PhotoError", "read_photo"),
+    "fingerprints": ("duplicates",),
+    "manifest": ("Report", "read_test", "report", "scan", "set_aside", "summary", "usable"),
+    "splits": ("leakage", "split"),
     "cache": ("TensorCache",),
     "augment": ("Augment",),
     "models": ("blocks", "build_model"),
     "classifier": ("Classifier",),
     "recipes": ("Recipe", "Stage"),
     "training": ("Run", "fit"),
+    "split_scores": ("score_splits",),
     "lr_finder": ("RangeTest", "find_lr"),
     "evaluation": (
         "brand_report",
@@ -28,11 +31,13 @@ _HOMES = {
         "threshold_table",
     ),
     "demo": ("draw_demo",),
+    "unpacking": ("unpack",),
+    "downloading": ("download",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 _MODULES = (
     *_HOMES,
-    *("checkpoints", "dataset", "devices", "engine", "galleries", "mixing"),
+    *("checkpoints", "dataset", "devices", "engine", "galleries", "inspection", "mixing"),
     *("objective", "plots", "processes", "records", "tensors", "widgets"),
 )
 

@@ -1,6 +1,9 @@
 """The command line: the same calls as the notebooks.
 
+python -m carclf download listing             bring the public set of 60,000 photos into images/
 python -m carclf scan DIR                     what is in a folder
+python -m carclf duplicates DIR --page F      which pictures are there more than once
+python -m carclf cache DIR --verify           decode into the tensor cache, and check it
 python -m carclf demo DIR                     draw the demo photos
 python -m carclf train DIR --out RUN          train, or go on
 python -m carclf evaluate MODEL DIR           how good a model is
@@ -49,9 +52,24 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
+    sub = command(_download, "bring a public set of photos, or an archive of your own, into a folder")
+    sub.add_argument("source", help="listing (60,000 photos from Kaggle), or the path of a zip, tar, tar.gz or folder")
+    sub.add_argument("--to", default="images", help="folder for the photos (default: %(default)s)")
+
     sub = command(_scan, "what is in a folder of photos")
     sub.add_argument("dir")
     sub.add_argument("--csv", help="write the manifest there")
+
+    sub = command(_duplicates, "which pictures are in a folder more than once")
+    sub.add_argument("dir")
+    sub.add_argument("--csv", help="write the pairs there")
+    sub.add_argument("--page", help="draw the first pairs into this picture, such as pairs.png")
+
+    sub = command(_cache, "decode a folder's photos into the tensor cache, or check what is there")
+    sub.add_argument("dir")
+    sub.add_argument("--cache", default="cache", help="folder of the tensor cache (default: %(default)s)")
+    sub.add_argument("--cache-size", type=int, default=192, help="side of cached photos (default: %(default)s)")
+    sub.add_argument("--verify", action="store_true", help="decode a sample of 200 anew and compare")
 
     sub = command(_demo, "draw the demo photos")
     sub.add_argument("dir")
@@ -66,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--whole", default="vehicle", choices=("vehicle", "model", "photo"), help="what the split keeps whole"
     )
+    sub.add_argument("--previous", help="the split.csv of an earlier run: what was tested then is not learned now")
     sub.add_argument("--backbone", default=recipe.backbone)
     sub.add_argument(
         "--weights", default=recipe.weights, help="'imagenet', 'none' (random) or the path of a state dict"
@@ -109,11 +128,38 @@ def _is_first() -> bool:
     return first
 
 
+def _download(options: argparse.Namespace) -> None:
+    print(carclf.download(options.source, options.to))
+
+
 def _scan(options: argparse.Namespace) -> None:
     manifest = carclf.scan(options.dir)
     print(carclf.summary(manifest))
     if options.csv:
         manifest.to_csv(options.csv, index=False, encoding="utf-8")
+
+
+def _duplicates(options: argparse.Namespace) -> None:
+    pairs = carclf.duplicates(carclf.scan(options.dir))
+    shown = pairs.assign(**{name: pairs[name].map(os.path.basename) for name in ("path", "other_path")})
+    print(shown.to_string(index=False) if len(pairs) else "no picture is there more than once")
+    if options.csv:
+        pairs.to_csv(options.csv, index=False, encoding="utf-8")
+    if options.page and len(pairs):
+        carclf.galleries.duplicates_page(pairs, n=40).savefig(options.page)
+
+
+def _cache(options: argparse.Namespace) -> None:
+    cache = carclf.TensorCache.build(carclf.scan(options.dir), options.cache, options.cache_size)
+    print(f"{(cache.slots >= 0).sum():,} of {len(cache):,} photos are in {cache.folder}")
+    for path, problem in cache.problems.itertuples(index=False):
+        print(f"failed to decode: {path}: {problem}")
+    if options.verify:
+        wrong = cache.verify()
+        if len(wrong):
+            print(wrong.to_string(index=False))
+            raise ValueError(f"{len(wrong)} photos differ from their files; delete {cache.folder} and run this again")
+        print("a sample of them was decoded again: all are equal")
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -133,7 +179,8 @@ def _train(options: argparse.Namespace) -> None:
         seed=options.seed,
         **given,
     )
-    manifest = carclf.split(carclf.scan(options.dir), seed=options.seed, whole=options.whole)
+    manifest = carclf.scan(options.dir)
+    manifest = carclf.split(manifest, seed=options.seed, whole=options.whole, previous=options.previous)
     print(carclf.summary(manifest))
     cache = carclf.TensorCache.build(manifest, options.cache, options.cache_size)
     run = carclf.fit(recipe, manifest, cache, options.out, log_with=options.log_with)

@@ -1,12 +1,14 @@
 """uint8 batch -> normalised float batch, random or plain.
 
-Whatever moves pixels (rotation, flip, zoom, aspect, shift, the resize itself) is one affine matrix a photo and one
-`grid_sample` a batch. Whatever changes colours, normalisation included, is one 3×3 matrix and one offset a photo.
+Whatever moves pixels (mirror, scale, crop, aspect, rotation, shift, the resize itself) is one affine matrix a photo and
+one `grid_sample` a batch. Whatever changes colours, normalisation included, is one 3×3 matrix and one offset a photo.
+Blur, where it is wanted, is one convolution a batch in between, with a kernel a photo; erasing comes last.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,12 +16,19 @@ from torch.nn import functional as F
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601: grey as an eye sees it
+GEOMETRY = ("flip", "rotate", "zoom_in", "zoom_out", "aspect", "shift")
+COLOUR = ("brightness", "contrast", "saturation", "hue", "grey")
 DRAWS = 16  # random numbers that one view of one photo takes
+FINER = 4096  # a number times this, modulo 1, is the lower half of its 24 bits: another number, as even, of its own
+SHARP = 1e-3  # a Gaussian of so few pixels weighs one pixel alone
+Uniform = Callable[[float, float], torch.Tensor]  # (low, high) -> [N], one even number a photo
 
 
 @dataclass(frozen=True)
 class Augment:
     """Random views of photos; each strength is the largest change, drawn evenly up to it, and 0 switches it off.
+
+    Without any strength the result is torch's bilinear resize, not antialiased, and the normalisation.
 
     >>> augment = Augment(size=224)
     >>> y = augment(x, generator=g)      # x: uint8 [N, 3, S, S] -> y: float32 [N, 3, 224, 224]
@@ -30,21 +39,23 @@ class Augment:
     std: tuple[float, float, float] = IMAGENET_STD
     flip: float = 0.5  # probability of a mirror image
     rotate: float = 5.0  # degrees to either side
-    zoom_in: float = 0.2  # share of the side that may be cropped away
-    zoom_out: float = 0.1  # share of the side that may be added around the photo
-    aspect: float = 0.1  # log of the change of width against height
+    # Scale and crop in one: a view of 1 - zoom_in to 1 + zoom_out times the photo's side, drawn evenly between the two.
+    zoom_in: float = 0.2  # share of the side that may be cropped away; the crop lies anywhere in the photo
+    zoom_out: float = 0.1  # share of the side that may be added; the photo lies anywhere in the view, mirrored around
+    aspect: float = 0.1  # log of the change of width : height, to either side; the area stays
+    shift: float = 0.0  # share of the side by which the photo may be moved beyond that, either way and up or down
     brightness: float = 0.2  # factor 1 ± this
     contrast: float = 0.2  # factor 1 ± this, around the photo's mean grey
     saturation: float = 0.3  # factor 1 ± this
-    hue: float = 0.02  # turns of the colour wheel to either side
+    hue: float = 0.02  # turns of the colour wheel to either side, around the grey axis
     grey: float = 0.03  # probability of no colour at all
-    erase: float = 0.2  # probability of one grey rectangle
-    erase_area: float = 0.15  # largest share of the photo it covers
+    blur: float = 0.0  # sigma of a Gaussian in pixels of the result
+    erase: float = 0.2  # probability of one grey rectangle, its centre anywhere in the photo
+    erase_area: float = 0.15  # largest share of the photo it covers; the smallest is 0.02, its sides' ratio is up to e
 
     def plain(self) -> Augment:
         """The same resize and normalisation without anything random, for validation and prediction."""
-        strengths = ("flip", "rotate", "zoom_in", "zoom_out", "aspect", "brightness", "contrast", "saturation")
-        return replace(self, **dict.fromkeys((*strengths, "hue", "grey", "erase"), 0.0))
+        return replace(self, **dict.fromkeys((*GEOMETRY, *COLOUR, "blur", "erase"), 0.0))
 
     def __call__(
         self, x: torch.Tensor, generator: torch.Generator | None = None, draws: torch.Tensor | None = None
@@ -68,46 +79,59 @@ class Augment:
         TypeError, ValueError
             For another dtype or shape.
         """
-        if x.dtype != torch.uint8:
-            raise TypeError(
-                f"Augment takes uint8 photos (0 to 255), got {x.dtype}; pass TensorCache.batch(...) as it is"
-            )
-        if x.ndim != 4 or x.shape[1] != 3:
-            raise ValueError(f"Augment takes a batch [N, 3, H, W], got {list(x.shape)}")
-        n = len(x)
+        _check(x)
         if draws is None:  # on the CPU: one stream of random numbers for all devices
-            draws = torch.rand(n, DRAWS, generator=generator)
-        column = iter(draws.T)
-
-        def uniform(low: float, high: float) -> torch.Tensor:
-            return next(column) * (high - low) + low
-
-        theta = self._geometry(uniform)
+            draws = torch.rand(len(x), DRAWS, generator=generator)
+        uniform, finer = _uniform(draws[:, :DRAWS]), _uniform(draws[:, :DRAWS] * FINER % 1)
+        theta = self._geometry(uniform, finer)
         erased = self._erasing(uniform)
+        sigma = finer(0, self.blur)
         x = x.float()
         matrix, offset = self._colour(uniform, self._mean_grey(x))
-        shape = (n, 3, self.size, self.size)
-        grid = F.affine_grid(theta.to(x.device), shape, align_corners=False)
-        y = F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-        y = torch.baddbmm(offset.to(x.device)[:, :, None], matrix.to(x.device), y.flatten(2)).view(shape)
-        return y if erased is None else y * erased.to(x.device)  # 0 is the mean colour after normalisation
+        y = self._blur(self._resample(x, theta), sigma)  # here, as colours commute with it and erased edges are sharp
+        y = torch.baddbmm(offset.to(y.device)[:, :, None], matrix.to(y.device), y.flatten(2)).view_as(y)
+        return y if erased is None else y * erased.to(y.device)  # 0 is the mean colour after normalisation
 
-    def _geometry(self, uniform) -> torch.Tensor:
-        """Affine matrices [N, 2, 3] from the result's coordinates to the photo's, both from -1 to 1."""
+    def _geometry(self, uniform: Uniform, finer: Uniform) -> torch.Tensor:
+        """Affine matrices [N, 2, 3] from the result's coordinates to the photo's, both from -1 to 1.
+
+        Seen from the result: mirror, then size and aspect of the view, then rotation, then its place in the photo.
+        """
         angle = uniform(-1, 1) * math.radians(self.rotate)
-        # Views from 1 - zoom_in to 1 + zoom_out of the photo's size; a smaller one may lie anywhere in the photo.
         view = uniform(1 - self.zoom_in, 1 + self.zoom_out)
         stretch = torch.exp(uniform(-0.5, 0.5) * self.aspect)
         width, height = view * stretch, view / stretch
-        shift_x = uniform(-1, 1) * (1 - width).abs()
-        shift_y = uniform(-1, 1) * (1 - height).abs()
+        place_x = uniform(-1, 1) * (1 - width).abs() + finer(-2, 2) * self.shift
+        place_y = uniform(-1, 1) * (1 - height).abs() + finer(-2, 2) * self.shift
         mirror = 1 - 2 * (uniform(0, 1) < self.flip).float()
         cos, sin = torch.cos(angle), torch.sin(angle)
-        rows = [cos * width * mirror, -sin * height, shift_x, sin * width * mirror, cos * height, shift_y]
+        rows = [cos * width * mirror, -sin * height, place_x, sin * width * mirror, cos * height, place_y]
         return torch.stack(rows, 1).view(-1, 2, 3)
 
-    def _colour(self, uniform, mean_grey: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Matrices [N, 3, 3] and offsets [N, 3] from 0…255 to normalised values."""
+    def _resample(self, x: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
+        """[N, 3, size, size] of photos [N, 3, H, W]; where nothing moves it is the plain resize, to the last bit."""
+        if not any(getattr(self, name) for name in GEOMETRY):
+            return F.interpolate(x, (self.size, self.size), mode="bilinear", align_corners=False)
+        grid = F.affine_grid(theta.to(x.device), [len(x), 3, self.size, self.size], align_corners=False)
+        return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+    def _blur(self, y: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        """Each photo under a Gaussian of its own sigma [N] in pixels; all of them in one depthwise convolution."""
+        if not self.blur:
+            return y
+        radius = min(math.ceil(3 * self.blur), self.size - 1)  # of the strength: the batch has no say in it
+        steps = torch.arange(-radius, radius + 1)
+        line = torch.exp(-((steps / sigma.clamp(min=SHARP)[:, None]) ** 2) / 2)
+        line = line / line.sum(1, keepdim=True)
+        kernels = (line[:, :, None] * line[:, None, :]).repeat_interleave(3, 0)[:, None]
+        channels = F.pad(y, [radius] * 4, mode="reflect").flatten(0, 1)[None]
+        return F.conv2d(channels, kernels.to(y.device), groups=len(kernels)).view_as(y)
+
+    def _colour(self, uniform: Uniform, mean_grey: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Matrices [N, 3, 3] and offsets [N, 3] from 0…255 to normalised values.
+
+        In this order: saturation, hue, brightness, contrast, normalisation.
+        """
         bright = 1 + uniform(-1, 1) * self.brightness
         contrast = 1 + uniform(-1, 1) * self.contrast
         saturation = (1 + uniform(-1, 1) * self.saturation) * (uniform(0, 1) >= self.grey).float()
@@ -127,7 +151,7 @@ class Augment:
             return torch.zeros(len(x))
         return x.mean((2, 3)).cpu() @ torch.tensor(LUMA)
 
-    def _erasing(self, uniform) -> torch.Tensor | None:
+    def _erasing(self, uniform: Uniform) -> torch.Tensor | None:
         """Masks [N, 1, size, size], float: 0 inside the erased rectangle, 1 elsewhere."""
         if not self.erase:
             return None
@@ -139,6 +163,19 @@ class Augment:
         outside_x = (steps - centre_x[:, None]).abs() >= half_width[:, None]
         outside_y = (steps - centre_y[:, None]).abs() >= half_height[:, None]
         return (outside_y[:, None, :, None] | outside_x[:, None, None, :]).float()
+
+
+def _check(x: torch.Tensor) -> None:
+    if x.dtype != torch.uint8:
+        raise TypeError(f"Augment takes uint8 photos (0 to 255), got {x.dtype}; pass TensorCache.batch(...) as it is")
+    if x.ndim != 4 or x.shape[1] != 3:
+        raise ValueError(f"Augment takes a batch [N, 3, H, W], got {list(x.shape)}")
+
+
+def _uniform(draws: torch.Tensor) -> Uniform:
+    """Hands out the columns of draws one by one, stretched from 0…1 to low…high."""
+    column = iter(draws.T)
+    return lambda low, high: next(column) * (high - low) + low
 
 
 def _turn_around_grey(angle: torch.Tensor) -> torch.Tensor:

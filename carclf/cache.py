@@ -2,7 +2,11 @@
 
 Only what never changes is kept: decoding, turning upright, resizing. Augmentation comes after, fresh every epoch.
 A folder `cache/<settings>/` holds `photos.npy`, which numpy opens by itself, and `index.csv`, which says which row
-of it is which file. The index is written last and atomically: rows it does not name do not exist.
+of it is which file. The index is written last and atomically: rows it does not name do not exist. Rows that it has
+named are never written again, so who has the array open may go on reading.
+
+A photo is known by its path, bytes and time of change. A file that was exchanged for one alike in all three, or pixels
+that rotted on the disk, only `TensorCache.verify` can see.
 """
 
 from __future__ import annotations
@@ -11,7 +15,10 @@ import errno
 import os
 import shutil
 import time
+from collections import deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +26,17 @@ import pandas as pd
 import PIL
 import torch
 from filelock import FileLock
-from numpy.lib import format as npy
 from PIL import Image
 from tqdm.auto import tqdm
 
+from carclf.cache_files import HEADER_BYTES, commit, discard, mostly_dead, read_index
+from carclf.files import file_state
 from carclf.photos import PhotoError, Source, read_photo
 
-SCHEMA = 1  # raise when the pixels or the files' layout change
-HEADER_BYTES = 128  # of photos.npy; fixed, so that growing the array rewrites the header in place
-CHUNK = 64  # photos decoded between two looks at the clock
-INDEX = {"bytes": "int64", "mtime_ns": "int64", "slot": "int64"}  # columns of index.csv, beside the path
+SCHEMA = 2  # raise when the pixels or the files' layout change
+CHUNK = 8  # photos that one thread decodes in one go
 COMMIT_SECONDS = 10  # an interrupted build loses no more work than this
+SPARE = 100 * 2**20  # bytes of disk that are left to everybody else
 
 
 def to_square(source: Source, size: int) -> np.ndarray:
@@ -53,6 +60,8 @@ class TensorCache:
 
     Attributes
     ----------
+    folder : Path
+        Where `photos.npy` and `index.csv` lie; it may be deleted.
     photos : np.memmap of shape (n, 3, size, size), uint8
     slots : ndarray of shape (len(manifest),), int64
         Row of `photos` for each row of the manifest, -1 for rows that were set aside.
@@ -60,9 +69,12 @@ class TensorCache:
         Photos that failed to decode while the cache was built.
     """
 
-    def __init__(self, photos: np.ndarray, paths: list[str], slots: np.ndarray, problems: pd.DataFrame):
-        self.photos, self.paths, self.slots, self.problems = photos, paths, slots, problems
-        self.size = photos.shape[-1]
+    def __init__(
+        self, folder: Path, manifest: pd.DataFrame, photos: np.ndarray, slots: np.ndarray, problems: pd.DataFrame
+    ):
+        self.folder, self.photos, self.slots, self.problems = folder, photos, slots, problems
+        self.paths, self.size = manifest.path.tolist(), photos.shape[-1]
+        self._aside = manifest.problem.tolist()
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -70,6 +82,8 @@ class TensorCache:
     @classmethod
     def build(cls, manifest: pd.DataFrame, folder: str | os.PathLike, size: int = 256) -> TensorCache:
         """Decode what the cache does not hold yet, and open it.
+
+        Prints how much there is to decode and how much disk is free; nothing where there is nothing to decode.
 
         Parameters
         ----------
@@ -88,12 +102,15 @@ class TensorCache:
             place.mkdir(parents=True, exist_ok=True)
             with FileLock(place / ".lock"):
                 index, problems = _fill(place, manifest.path[manifest.problem.isna()], size)
+                # Opened before another builder may begin a new array.
+                photos = (
+                    np.load(place / "photos.npy", mmap_mode="r") if len(index) else np.empty((0, 3, size, size), "u1")
+                )
         except OSError as error:
             message = f"the cache {place} cannot be written: {error.strerror}; choose another folder or a smaller size"
             raise OSError(error.errno, message) from error
-        photos = np.load(place / "photos.npy", mmap_mode="r") if len(index) else np.empty((0, 3, size, size), "u1")
         slots = manifest.path.map(index.slot).where(manifest.problem.isna()).fillna(-1).to_numpy(np.int64)
-        return cls(photos, manifest.path.tolist(), slots, problems)
+        return cls(place, manifest, photos, slots, problems)
 
     def batch(self, rows: np.ndarray | list[int]) -> torch.Tensor:
         """Photos of some rows of the manifest, counted from 0, as torch.uint8 [len(rows), 3, size, size].
@@ -101,99 +118,132 @@ class TensorCache:
         Raises
         ------
         KeyError
-            For a row that was set aside, naming its file.
+            For a row that was set aside, naming its file and why, and for a row that there is not.
+        TypeError
+            For anything but row numbers, such as a mask.
         """
-        slots = self.slots[np.asarray(rows, np.int64)]
+        rows = np.asarray(rows)
+        if rows.size and rows.dtype.kind not in "iu":
+            raise TypeError(f"a batch is made of row numbers, not of {rows.dtype}; np.flatnonzero(mask) gives them")
+        beyond = rows[(rows < 0) | (rows >= len(self))]
+        if len(beyond):
+            raise KeyError(f"row {beyond[0]} is not in the cache: the manifest has {len(self):,} rows, counted from 0")
+        slots = self.slots[rows.astype(np.int64)]
         if (slots < 0).any():
-            path = self.paths[np.asarray(rows)[slots < 0][0]]
-            raise KeyError(f"{path} is not in the cache: it was set aside; leave out rows with a problem")
+            raise KeyError(self._why_not(rows[slots < 0][0]))
         return torch.from_numpy(self.photos[slots])
+
+    def verify(self, sample: int | None = 200, seed: int = 0) -> pd.DataFrame:
+        """Decode some photos anew, with a progress bar, and compare them with what the cache holds.
+
+        The remedy for any difference is to delete `folder` and to build again.
+
+        Parameters
+        ----------
+        sample : how many photos, drawn at random by `seed`; None compares all
+
+        Returns
+        -------
+        DataFrame with columns path and problem, one row for each photo that differs or does not decode any more;
+        empty where the cache is right.
+        """
+        rows = np.flatnonzero(self.slots >= 0)
+        if sample is not None and sample < len(rows):
+            rows = np.sort(np.random.default_rng(seed).choice(rows, sample, replace=False))
+        paths = [self.paths[row] for row in rows]
+        fresh = (photo for _, photos in _decoded(paths, self.size) for photo in photos)
+        pairs = zip(self.slots[rows], tqdm(fresh, "verify", len(rows), unit="photo", leave=False), strict=True)
+        found = [_difference(self.photos[slot], photo) for slot, photo in pairs]
+        table = pd.DataFrame({"path": paths, "problem": found}, dtype=object)
+        return table.dropna(subset="problem", ignore_index=True)
+
+    def _why_not(self, row: int) -> str:
+        path, problem = self.paths[row], self._aside[row]
+        failed = self.problems.problem[self.problems.path == path]
+        why = f"failed to decode: {failed.iloc[0]}" if len(failed) else f"was set aside: {problem}"
+        return f"{path} is not in the cache: it {why}; take rows whose cache.slots is not -1"
+
+
+def _difference(cached: np.ndarray, fresh: np.ndarray | PhotoError) -> str | None:
+    if isinstance(fresh, PhotoError):
+        return str(fresh)
+    apart = np.abs(cached.astype(np.int16) - fresh)
+    differ = np.count_nonzero(apart)
+    return f"{differ:,} of {apart.size:,} values differ, by {apart.max()} at most" if differ else None
 
 
 def _fill(place: Path, paths: pd.Series, size: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Decode what is missing or changed; return the index, by path, and what failed."""
-    index = _read_index(place, size)
+    index = read_index(place, size)
     paths = paths.unique()
-    now = pd.DataFrame([_identity(p) for p in paths], paths, ["bytes", "mtime_ns"], "int64")
+    now = pd.DataFrame([file_state(p) for p in paths], paths, ["bytes", "mtime_ns"], "int64")
     known = index.reindex(now.index)
-    todo = now[(known.bytes != now.bytes) | (known.mtime_ns != now.mtime_ns)]
+    todo = now[(known.bytes != now.bytes) | (known.mtime_ns != now.mtime_ns) | (now.bytes == 0)]
+    if len(todo) and index.empty:
+        discard(place)
+    elif len(todo) and mostly_dead(index):
+        with suppress(PermissionError):  # Windows keeps what somebody reads; the array then grows on
+            discard(place)
+            index, todo = index.iloc[:0], now
     problems = []
     if len(todo):
-        photo = 3 * size * size
-        _check_disk(place, len(todo) * photo)
-        title = f"cache {len(todo):,} photos, {len(todo) * photo / 1e6:,.0f} MB"
-        with (
-            open(place / "photos.npy", "r+b" if (place / "photos.npy").exists() else "w+b") as file,  # noqa: PTH123
-            ThreadPoolExecutor(os.cpu_count()) as pool,
-            tqdm(desc=title, total=len(todo), unit="photo", leave=False) as bar,
-        ):
-            slot = int(index.slot.max()) + 1 if len(index) else 0
-            fresh, last = [], time.monotonic()
-            for start in range(0, len(todo), CHUNK):
-                part = todo.iloc[start : start + CHUNK]
-                file.seek(HEADER_BYTES + slot * photo)
-                for path, result in zip(part.index, pool.map(lambda p: _decode(p, size), part.index), strict=True):
-                    if isinstance(result, PhotoError):
-                        problems.append((path, str(result)))
-                        continue
-                    file.write(result)
-                    fresh.append((path, *part.loc[path], slot))
-                    slot += 1
-                bar.update(len(part))
-                if time.monotonic() - last > COMMIT_SECONDS or start + CHUNK >= len(todo):
-                    index, fresh, last = _commit(place, file, index, fresh, slot, size), [], time.monotonic()
+        _check_disk(place, len(todo), 3 * size * size)
+        index, problems = _append(place, index, todo, size)
     failed = pd.DataFrame(problems, columns=["path", "problem"])
     # A photo that is gone or broken now may still have its old pixels in the array.
     return index.drop(failed.path, errors="ignore"), failed
 
 
-def _decode(path: str, size: int) -> np.ndarray | PhotoError:
-    try:
-        return to_square(path, size)
-    except PhotoError as error:
-        return error
+def _append(place: Path, index: pd.DataFrame, todo: pd.DataFrame, size: int) -> tuple[pd.DataFrame, list]:
+    """Decode and write photos behind those that the index names; return the new index and what failed."""
+    array = place / "photos.npy"
+    slot = int(index.slot.max()) + 1 if len(index) else 0
+    fresh, problems, last = [], [], time.monotonic()
+    with (
+        open(array, "r+b" if array.exists() else "w+b") as file,  # noqa: PTH123
+        tqdm(desc="cache", total=len(todo), unit="photo", leave=False) as bar,
+        closing(_decoded(todo.index, size)) as chunks,
+    ):
+        file.seek(HEADER_BYTES + slot * 3 * size * size)
+        for paths, photos in chunks:
+            for (path, *identity), photo in zip(todo.loc[paths].itertuples(), photos, strict=True):
+                if isinstance(photo, PhotoError):
+                    problems.append((path, str(photo)))
+                    continue
+                file.write(photo)
+                fresh.append((path, *identity, slot))
+                slot += 1
+            bar.update(len(paths))
+            if time.monotonic() - last > COMMIT_SECONDS:
+                index, fresh, last = commit(place, file, index, fresh, slot, size), [], time.monotonic()
+        return commit(place, file, index, fresh, slot, size), problems
 
 
-def _identity(path: str) -> tuple[int, int]:
-    """What tells that a file has changed: bytes and time of change; zeros where it is gone."""
-    try:
-        stat = os.stat(path)  # noqa: PTH116
-    except OSError:
-        return 0, 0
-    return stat.st_size, stat.st_mtime_ns
+def _decoded(paths: Sequence[str], size: int) -> Iterator[tuple[Sequence[str], list[np.ndarray | PhotoError]]]:
+    """Paths and their photos, some at a time and in order, while the next ones are decoded in parallel."""
+
+    def decode(path: str) -> np.ndarray | PhotoError:
+        try:
+            return to_square(path, size)
+        except PhotoError as error:
+            return error
+
+    chunks = (paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK))
+    waiting, threads = deque(), os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        for chunk in chunks:
+            waiting.append((chunk, pool.submit(lambda chunk: [decode(path) for path in chunk], chunk)))
+            if len(waiting) > 2 * threads:  # more would only fill the memory
+                chunk, photos = waiting.popleft()
+                yield chunk, photos.result()
+        for chunk, photos in waiting:
+            yield chunk, photos.result()
 
 
-def _read_index(place: Path, size: int) -> pd.DataFrame:
-    """The index by path; empty where there is none or where the array is shorter than it says."""
-    empty = pd.DataFrame(columns=list(INDEX), dtype="int64").rename_axis("path")
-    if not (place / "index.csv").exists() or not (place / "photos.npy").exists():
-        return empty
-    try:
-        columns = {"usecols": ["path", *INDEX], "dtype": INDEX}
-        index = pd.read_csv(place / "index.csv", index_col="path", keep_default_na=False, **columns)
-    except ValueError:  # torn, or not ours
-        return empty
-    whole = HEADER_BYTES + (max(index.slot, default=-1) + 1) * 3 * size * size
-    return index if (place / "photos.npy").stat().st_size >= whole else empty
-
-
-def _commit(place: Path, file, index: pd.DataFrame, fresh: list, n: int, size: int) -> pd.DataFrame:
-    """Make what was written count: pixels first, then the header, then the index."""
-    file.seek(0)
-    npy.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (n, 3, size, size)})
-    # numpy pads to a multiple of 64 and leaves room for the first axis to grow, so the length is always the same.
-    if file.tell() != HEADER_BYTES:
-        raise RuntimeError(f"numpy wrote a header of {file.tell()} bytes, not {HEADER_BYTES}; please report this")
-    file.flush()
-    os.fsync(file.fileno())
-    added = pd.DataFrame(fresh, columns=["path", "bytes", "mtime_ns", "slot"]).set_index("path").astype(INDEX)
-    index = pd.concat([index.drop(added.index, errors="ignore"), added])
-    index.to_csv(place / "index.tmp", encoding="utf-8")
-    (place / "index.tmp").replace(place / "index.csv")
-    return index
-
-
-def _check_disk(place: Path, needed: int) -> None:
-    free = shutil.disk_usage(place).free
-    if free < needed + 100 * 2**20:  # some room for everybody else
+def _check_disk(place: Path, photos: int, each: int) -> None:
+    """Say what is to be written and what is free, before anything is decoded."""
+    needed, free = photos * each, shutil.disk_usage(place).free
+    what = f"{photos:,} photos" if photos > 1 else "1 photo"
+    print(f"cache: {what} to decode, {needed / 1e6:,.1f} MB, {free / 1e9:,.1f} GB free")
+    if free < needed + SPARE:
         raise OSError(errno.ENOSPC, f"it needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free")

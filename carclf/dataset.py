@@ -11,7 +11,7 @@ import torch
 
 from carclf import augment, mixing
 from carclf.cache import TensorCache
-from carclf.manifest import usable
+from carclf.manifest import set_aside, usable
 from carclf.objective import class_weights
 from carclf.recipes import Recipe
 
@@ -92,6 +92,13 @@ class Dataset:
     def photos(self, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """uint8 [n, 3, S, S] and labels int64 [n] of some rows of the manifest."""
         return self.cache.batch(rows), self.labels[rows]
+
+    def left_out(self, manifest: pd.DataFrame) -> pd.DataFrame:
+        """Every photo that is neither learned nor validated nor kept for the test: path, brand and the reason."""
+        late = manifest.path.map(self.cache.problems.set_index("path").problem)
+        problem = manifest.problem.fillna(late)
+        unlearned = (manifest.split == "valid") & problem.isna() & ~manifest.brand.isin(self.classes)
+        return set_aside(manifest.assign(problem=problem.mask(unlearned, "its brand has no photo in train")))
 
     def draws(self, seed: int, stage: int, view: int) -> torch.Tensor:
         """Random numbers for one view of every photo of train, float32 [len(train), …].

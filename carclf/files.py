@@ -1,4 +1,4 @@
-"""Write files whole or not at all, and say in one line why one cannot be written."""
+"""Files: what tells that one has changed; written whole or not at all, and why one cannot be written."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
+
+
+def file_state(path: str) -> tuple[int, int]:
+    """What tells that a file has changed: its bytes and the time of its change in ns; zeros where it is gone."""
+    try:
+        stat = os.stat(path)  # noqa: PTH116 - a folder may hold a million
+    except OSError:
+        return 0, 0
+    return stat.st_size, stat.st_mtime_ns
 
 
 @contextmanager

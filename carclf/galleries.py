@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from carclf.fingerprints import contradicts
 from carclf.photos import PhotoError, read_photo
 from carclf.plots import DARK, PALE, RIGHT, WIDTH, WRONG, house_style
 
@@ -99,6 +100,11 @@ def _top5(ax, row, colour):
         ax.text(1, place, f"{share:.0%}", va="center", ha="right", size=7, in_layout=False)
 
 
+def _note(ax, text):
+    """Small print between a photo and its title."""
+    ax.text(0, 1.04, text, transform=ax.transAxes, size=7, parse_math=False, in_layout=False)
+
+
 @house_style
 def prediction_page(predictions, n=12, seed=0, fig=None):
     """`n` random photos, each beside its five likeliest brands.
@@ -115,15 +121,33 @@ def prediction_page(predictions, n=12, seed=0, fig=None):
         title, colour = _verdict(row)
         photo.set_title(_plain(title, 40), size=9, color=colour, weight="bold", pad=16, parse_math=False)
         sure = f"{row.confidence:.0%}{'' if row.accepted else ', unsure'} · " if readable else ""
-        photo.text(
-            0,
-            1.04,
-            sure + _plain(Path(row.path).name, 36),
-            transform=photo.transAxes,
-            size=7,
-            parse_math=False,
-            in_layout=False,
-        )
+        _note(photo, sure + _plain(Path(row.path).name, 36))
         if readable:
             _top5(fig.add_subplot(rows, 6, 2 * place + 2), row, colour)
+    return fig
+
+
+@house_style
+def duplicates_page(pairs, n=12, fig=None):
+    """The first `n` pairs of `carclf.duplicates`, side by side: pairs under two brands first, marked with ✗.
+
+    Above each photo stand its brand and the file's name, and on the left one how far apart the two are.
+    """
+    if pairs.empty:
+        fig = plt.figure(figsize=(WIDTH, 0.5)) if fig is None else fig
+        fig.text(0, 0.5, "No picture is there more than once.")
+        return fig
+    shown = pairs.head(n).assign(contradicts=contradicts(pairs))
+    rows = -(-len(shown) // 2)
+    fig = plt.figure(figsize=(WIDTH, 2.2 * rows)) if fig is None else fig
+    for place, pair in enumerate(shown.itertuples()):
+        distance = "the same file" if pair.kind == "exact" else f"{pair.bits} of 256 bits differ"
+        colour, mark = (WRONG, "✗ ") if pair.contradicts else (DARK, "")
+        sides = ((pair.path, pair.brand, f"{distance} · "), (pair.other_path, pair.other_brand, ""))
+        for side, (path, brand, note) in enumerate(sides):
+            ax = fig.add_subplot(rows, 4, 2 * place + side + 1)
+            _tile(ax, _pixels(path))
+            title = mark + ("no brand in its name" if pd.isna(brand) else brand)
+            ax.set_title(_plain(title, 32), size=9, color=colour, pad=16, parse_math=False)
+            _note(ax, note + _plain(Path(path).name, 40 - len(note)))
     return fig

@@ -1,26 +1,22 @@
-"""Folder -> manifest: a table with one row a photo; and its split into train, valid and test."""
+"""Folder -> manifest: a table with one row a photo."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
-import zlib
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
-from tqdm.auto import tqdm
 
 from carclf.brands import folder_brand, name_pattern, parse_name
-from carclf.photos import SUFFIXES, PhotoError, measure_photo
+from carclf.fingerprints import merge_duplicates
+from carclf.inspection import inspect
+from carclf.photos import SUFFIXES
 
-COLUMNS = ("path", "brand", "model", "vehicle", "width", "height", "bytes", "problem", "label_from")
-SPLITS = ("train", "valid", "test")
+TEXTS = ("path", "brand", "model", "vehicle", "problem", "label_from", "sha256", "fingerprint", "cluster", "suspect")
+COLUMNS = (*TEXTS[:4], "width", "height", "bytes", *TEXTS[4:])
 NAMING = "name photos 'Audi_A4_1.jpg' or put them in a folder called 'Audi'"  # the remedy for unread brands
 
 
@@ -36,7 +32,10 @@ def list_photos(folder: str | os.PathLike) -> list[str]:
     if not root.is_dir():
         raise NotADirectoryError(f"{root} is not a folder; give the folder that holds the photos")
     found = []
-    for place, folders, names in os.walk(root):  # symbolic links to folders are not followed: no loops
+    unreadable: list[OSError] = []
+    for place, folders, names in os.walk(
+        root, onerror=unreadable.append
+    ):  # links to folders are not followed: no loops
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         found += [
             os.path.join(place, n)  # noqa: PTH118 - ten times faster than Path, and a folder may hold a million
@@ -49,13 +48,18 @@ def list_photos(folder: str | os.PathLike) -> list[str]:
         message = f"{len(foreign)} names are not UTF-8 or hold a carriage return, such as {foreign[0]!r}"
         warnings.warn(f"{message}; they are left out, rename these files", stacklevel=2)
         found = set(found).difference(foreign)
+    if unreadable:
+        message = (
+            f"{len(unreadable)} folders cannot be read, such as {unreadable[0].filename!r} ({unreadable[0].strerror})"
+        )
+        warnings.warn(f"{message}; their photos are left out, ask for the right to read them", stacklevel=2)
     if not found:
         raise ValueError(f"no photos in {root}: put files such as 'Audi_A4_1.jpg' or 'Audi/1.jpg' there")
     return sorted(found)
 
 
 def scan(folder: str | os.PathLike) -> pd.DataFrame:
-    """Read the names and decode every photo of a folder once.
+    """Read the names, and decode every photo of a folder that is new or has changed since the last scan.
 
     Returns
     -------
@@ -70,9 +74,14 @@ def scan(folder: str | os.PathLike) -> pd.DataFrame:
     bytes         size of the file
     problem       str, or missing: why the photo is set aside
     label_from    "name", "folder" or missing: where the brand was read
+    sha256        str, digest of the file, or missing where it cannot be read
+    fingerprint   str, what the picture looks like (`carclf.fingerprints`), or missing
+    cluster       str: photos of one picture share it; missing where the picture is there once
+    suspect       str, or missing: why the brand may be wrong
     ============  ==================================================================================
 
-    Byte-identical files are one vehicle; where such files carry different brands, all are set aside.
+    Vehicles that share a picture (identical files or near-duplicates) are one vehicle. Identical files that carry
+    different brands are set aside; near-duplicates that do are suspects.
 
     Raises
     ------
@@ -80,13 +89,10 @@ def scan(folder: str | os.PathLike) -> pd.DataFrame:
         Where there is no such folder, or no photo in it.
     """
     paths = list_photos(folder)
-    names = [read_name(path) for path in paths]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside the interpreter lock
-        facts = list(tqdm(pool.map(_inspect, paths), "scan", len(paths), unit="photo", leave=False))
-    manifest = pd.DataFrame(
-        [(p, *n[:3], *f, n[3]) for p, n, f in zip(paths, names, facts, strict=True)], columns=COLUMNS
-    ).astype({c: object for c in ("brand", "model", "vehicle", "problem", "label_from")})
-    return _merge_copies(manifest)
+    names = pd.DataFrame([read_name(p) for p in paths], columns=["brand", "model", "vehicle", "label_from"])
+    facts = inspect(paths).rename_axis("path").reset_index()
+    manifest = merge_duplicates(pd.concat([facts, names], axis=1))
+    return manifest[list(COLUMNS)].astype(dict.fromkeys(TEXTS, object))
 
 
 def read_name(path: str) -> tuple[str | None, str | None, str, str | None]:
@@ -98,35 +104,6 @@ def read_name(path: str) -> tuple[str | None, str | None, str, str | None]:
         return brand, model, vehicle, "name"
     brand = folder_brand(parent.name)
     return brand, None, vehicle, None if brand is None else "folder"
-
-
-def _inspect(path: str) -> tuple[int, int, int, str | None]:
-    """Width, height, bytes and problem of one file."""
-    try:
-        size = os.stat(path).st_size  # noqa: PTH116
-    except OSError:
-        size = 0
-    try:
-        return *measure_photo(path), size, None
-    except PhotoError as error:
-        return 0, 0, size, str(error)
-
-
-def _merge_copies(manifest: pd.DataFrame) -> pd.DataFrame:
-    """Give byte-identical photos one vehicle, or set them aside where their brands contradict each other."""
-    good = manifest[manifest.problem.isna()]
-    candidates = good[good.duplicated(["bytes", "width", "height"], keep=False)]  # only those can be equal
-    digests = candidates.path.map(lambda p: hashlib.sha256(Path(p).read_bytes()).hexdigest())
-    for rows in digests.groupby(digests).groups.values():
-        if len(rows) < 2:
-            continue
-        brands = sorted(manifest.loc[rows, "brand"].dropna().unique())
-        if len(brands) > 1:
-            manifest.loc[rows, "problem"] = f"contradiction: the same photo is named {' and '.join(brands)}"
-        else:
-            vehicles = manifest.loc[rows, "vehicle"]
-            manifest.loc[manifest.vehicle.isin(vehicles), "vehicle"] = vehicles.iloc[0]
-    return manifest
 
 
 def summary(manifest: pd.DataFrame) -> str:
@@ -146,12 +123,62 @@ def summary(manifest: pd.DataFrame) -> str:
     problems = manifest.problem.dropna().str.split(":").str[0].value_counts()
     if len(problems):
         lines.append("set aside: " + ", ".join(f"{reason} ({n:,})" for reason, n in problems.items()))
+    if "cluster" in manifest and manifest.cluster.notna().any():
+        copies, pictures = manifest.cluster.count(), manifest.cluster.nunique()
+        suspects = manifest.suspect.count()
+        lines.append(f"{copies:,} photos show {pictures:,} pictures more than once; suspect names: {suspects:,}")
     return "\n".join(lines)
 
 
 def usable(manifest: pd.DataFrame) -> pd.DataFrame:
     """The rows with a brand and without a problem."""
     return manifest[manifest.brand.notna() & manifest.problem.isna()]
+
+
+class Report(NamedTuple):
+    """What a folder offers to a training; tables, to be shown one by one.
+
+    Attributes
+    ----------
+    brands : DataFrame, a row a brand and most photos first: photos, vehicles, models, share of all photos, photos of
+        pictures that are there more than once, suspect names, photos set aside
+    sizes : DataFrame, rows least, 5 %, median, 95 %, most: width, height, shorter_side in pixels, kilobytes
+    problems : DataFrame, a row a reason: photos that cannot be used for it, and one of them as an example
+    imbalance : how many times as many photos the largest brand has as the smallest
+    """
+
+    brands: pd.DataFrame
+    sizes: pd.DataFrame
+    problems: pd.DataFrame
+    imbalance: float
+
+
+def report(manifest: pd.DataFrame) -> Report:
+    """Photos and vehicles of each brand, sizes of the photos, and what cannot be used.
+
+    Raises
+    ------
+    ValueError
+        Where no photo can be used.
+    """
+    good, rest = usable(manifest), set_aside(manifest)
+    if good.empty:
+        raise ValueError(f"none of the {len(manifest)} photos is readable and carries a brand: {NAMING}")
+    counts = {"photos": ("path", "size"), "vehicles": ("vehicle", "nunique"), "models": ("model", "nunique")}
+    brands = good.groupby("brand").agg(**counts, more_than_once=("cluster", "count"), suspect=("suspect", "count"))
+    brands.insert(3, "share", brands.photos / len(good))
+    brands["set_aside"] = rest.brand.value_counts().reindex(brands.index, fill_value=0)
+    pixels = good[["width", "height"]].assign(shorter_side=good[["width", "height"]].min(axis=1))
+    sizes = pixels.assign(kilobytes=good.bytes / 1e3).quantile([0, 0.05, 0.5, 0.95, 1]).round().astype(int)
+    sizes.index = ["least", "5 %", "median", "95 %", "most"]
+    reason = rest.reason.str.split(":").str[0]
+    problems = rest.groupby(reason).agg(photos=("path", "size"), example=("path", "first"))
+    return Report(
+        brands.sort_values("photos", ascending=False, kind="stable"),
+        sizes,
+        problems.sort_values("photos", ascending=False, kind="stable"),
+        brands.photos.max() / brands.photos.min(),
+    )
 
 
 def set_aside(manifest: pd.DataFrame) -> pd.DataFrame:
@@ -165,6 +192,28 @@ def set_aside(manifest: pd.DataFrame) -> pd.DataFrame:
             "reason": rest.problem.fillna("neither the name nor the folder carries a brand"),
         }
     )
+
+
+def read_table(source: str | os.PathLike) -> pd.DataFrame:
+    """A manifest from a CSV file, such as the split.csv of a run.
+
+    Raises
+    ------
+    OSError, ValueError
+        Where there is no such table, or it lacks columns.
+    """
+    source = Path(source)
+    if not source.is_file():
+        raise FileNotFoundError(f"there is no {source}; give the split.csv of a run, or a folder of photos")
+    texts = dict.fromkeys((*TEXTS, "split"), object)
+    try:
+        table = pd.read_csv(source, keep_default_na=False, na_values=dict.fromkeys(texts, ""), dtype=texts)
+    except ValueError as error:
+        raise ValueError(f"{source} is not a table ({error}); give the split.csv of a run") from error
+    absent = {"path", "brand", "vehicle", "problem", "split"} - set(table)
+    if absent:
+        raise ValueError(f"{source} lacks the columns {', '.join(sorted(absent))}; give the split.csv of a run")
+    return table
 
 
 def read_test(source: str | os.PathLike) -> pd.DataFrame:
@@ -182,112 +231,8 @@ def read_test(source: str | os.PathLike) -> pd.DataFrame:
     source = Path(source)
     if source.is_dir() or source.suffix.lower() != ".csv":
         return scan(source)
-    if not source.is_file():
-        raise FileNotFoundError(f"there is no {source}; give the split.csv of a run, or a folder of photos")
-    texts = {c: object for c in (*COLUMNS, "split") if c not in ("width", "height", "bytes")}
-    try:
-        table = pd.read_csv(source, keep_default_na=False, na_values=dict.fromkeys(texts, ""), dtype=texts)
-    except ValueError as error:
-        raise ValueError(f"{source} is not a table ({error}); give the split.csv of a run") from error
-    absent = {"path", "brand", "vehicle", "problem", "split"} - set(table)
-    if absent:
-        raise ValueError(f"{source} lacks the columns {', '.join(sorted(absent))}; give the split.csv of a run")
+    table = read_table(source)
     test = table[table.split == "test"].reset_index(drop=True)
     if test.empty:
         raise ValueError(f"no row of {source} is marked test; give the split.csv that training wrote")
     return test
-
-
-def split(
-    manifest: pd.DataFrame,
-    fractions: tuple[float, float, float] = (0.7, 0.15, 0.15),
-    seed: int = 0,
-    whole: str = "vehicle",
-) -> pd.DataFrame:
-    """Add the column `split`: train, valid, test, or missing for rows without a brand or with a problem.
-
-    Stratified by brand: each brand is divided on its own, by photos, in the given fractions.
-
-    Parameters
-    ----------
-    manifest : DataFrame from `scan`
-    fractions : shares of train, valid and test; they sum to 1
-    seed : int >= 0
-    whole : {"vehicle", "model", "photo"}
-        What is never divided. "vehicle" asks how well a new photo of a known model is named, "model" how well a
-        model never seen is. "photo" lets siblings of test photos into train and measures memory; it is there to
-        show by how much. With "model", photos whose name tells no model stay in train.
-
-    Every brand with at least three such groups has a place in each split. Of two groups the smaller is tested, a
-    single one stays in train; a warning names these brands.
-
-    Raises
-    ------
-    ValueError
-        For fewer than two brands, or settings out of range.
-    """
-    if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise ValueError(f"fractions {fractions} must be three positive shares that sum to 1, such as (.7, .15, .15)")
-    if whole not in ("vehicle", "model", "photo"):
-        raise ValueError(f"whole={whole!r} must be 'vehicle', 'model' or 'photo'")
-    rows = usable(manifest).sort_values("path")  # the result does not depend on the order of the rows
-    _check_brands(manifest, rows)
-    groups = _groups(rows, whole)
-    result = pd.Series(None, index=manifest.index, dtype=object)
-    too_small = []
-    for brand, of_brand in groups.groupby(rows.brand, sort=True):
-        # Each brand has its own random stream: another brand's photos do not change its split.
-        rng = np.random.default_rng([seed, zlib.crc32(brand.encode())])
-        sizes = of_brand[of_brand >= 0].value_counts().sort_index()
-        place = _divide(sizes.sample(frac=1, random_state=rng), fractions)
-        if len(sizes) < 3:
-            too_small.append(f"{brand} ({len(sizes)})")
-        result[of_brand.index] = [place.get(group, "train") for group in of_brand]
-    if too_small:
-        warnings.warn(
-            f"brands with fewer than 3 {whole}s: {', '.join(too_small)}. One {whole} is only learned, of two one is "
-            f"tested; add photos of further {whole}s",
-            stacklevel=2,
-        )
-    return manifest.assign(split=result)
-
-
-def _check_brands(manifest: pd.DataFrame, rows: pd.DataFrame) -> None:
-    if rows.empty:
-        example = f", such as {Path(manifest.path.iloc[0]).name!r}" if len(manifest) else ""
-        raise ValueError(f"none of the {len(manifest)} photos is readable and carries a brand{example}: {NAMING}")
-    if rows.brand.nunique() < 2:
-        raise ValueError(f"all photos are of one brand, {rows.brand.iloc[0]}; a classifier needs two or more: {NAMING}")
-
-
-def _groups(rows: pd.DataFrame, whole: str) -> pd.Series:
-    """Number of the group of each row, -1 for rows that belong to none (no model in the name)."""
-    if whole == "photo":
-        return pd.Series(np.arange(len(rows)), rows.index)
-    vehicle = pd.factorize(rows.vehicle)[0]
-    if whole == "vehicle":
-        return pd.Series(vehicle, rows.index)
-    # 'C Class', 'c-class' and 'C_CLASS' are one model; a vehicle under two models ties both together.
-    model = pd.factorize(rows.brand + "\n" + rows.model.str.lower().str.replace(r"[\W_]+", "", regex=True))[0]
-    known = model >= 0
-    n = vehicle.max() + 1
-    size = n + max(model.max(), 0) + 1
-    edges = coo_matrix((np.ones(known.sum()), (vehicle[known], n + model[known])), shape=(size, size))
-    component = connected_components(edges, directed=False)[1][vehicle]
-    tied_to_a_model = np.isin(vehicle, vehicle[known])
-    return pd.Series(np.where(tied_to_a_model, component, -1), rows.index)
-
-
-def _divide(sizes: pd.Series, fractions: tuple[float, float, float]) -> dict[int, str]:
-    """Group number -> split, for one brand's groups in random order with their photo counts."""
-    if len(sizes) < 3:
-        return dict(zip(sizes.sort_values(ascending=False, kind="stable").index, ("train", "test"), strict=False))
-    # One group for each split first, the largest of the three to train; then each goes where most is missing.
-    first = sizes.iloc[:3].sort_values(ascending=False, kind="stable")
-    place = dict(zip(first.index, SPLITS, strict=True))
-    missing = np.array(fractions) * sizes.sum() - first.to_numpy()
-    for group, photos in sizes.iloc[3:].items():
-        target = int(missing.argmax())
-        missing[target] -= photos
-        place[group] = SPLITS[target]
-    return place

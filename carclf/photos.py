@@ -1,43 +1,58 @@
-"""Any bytes -> upright RGB pixels, or a `PhotoError` that says why not."""
+"""Any bytes -> upright sRGB pixels, or a `PhotoError` that says why not."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import threading
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
-MAX_PIXELS = 80_000_000  # below Pillow's own warning at 89 million, so its process-wide limit is never touched
-MAX_BYTES = 256 * 2**20  # a photo above 256 MiB is an attack or a mistake
-MIN_SIDE = 16  # pixels; below that no badge, grille or lamp is left to see
+from carclf.colours import to_srgb
+
+
+def _heif() -> tuple[str, ...]:
+    """("HEIF",) where pillow-heif is there; before 1.8 it is not for hostile bytes, they end the whole process."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return ()
+    if tuple(map(int, pillow_heif.__version__.split(".")[:2])) < (1, 8):
+        return ()
+    pillow_heif.register_heif_opener()
+    return ("HEIF",)
+
 
 # Content decides, not the ending. Parsers that call other programs (EPS) or read other files stay out.
 # AVIF came with Pillow 11.3, and Pillow stumbles over a format that it was built without.
 Image.init()
-FORMATS = tuple(f for f in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF") if f in Image.OPEN)
-SUFFIXES = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".mpo",
-        ".png",
-        ".webp",
-        ".bmp",
-        ".tif",
-        ".tiff",
-        ".gif",
-        ".avif",
-        ".heic",
-        ".heif",
-    ]
-)  # what a folder's listing takes for a photo; HEIC too, so that it is set aside aloud
+FORMATS = tuple(f for f in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF") if f in Image.OPEN) + _heif()
+AVIF = "AVIF", "AVIF photos need Pillow 11.3 or newer: pip install pillow -U"
+HEIF = "HEIF", "HEIC photos need pillow-heif 1.8 or newer: pip install pillow-heif -U"
+BRANDS = {b"avi": AVIF, b"hei": HEIF, b"hev": HEIF, b"mif": HEIF, b"msf": HEIF}  # the ninth byte and the next two
+# What a folder's listing takes for a photo; AVIF and HEIC even where nothing reads them, to be set aside aloud.
+MORE_SUFFIXES = {".mpo", ".avif", ".heic", ".heif", ".hif"}
+SUFFIXES = frozenset(s for s, kind in Image.registered_extensions().items() if kind in FORMATS) | MORE_SUFFIXES
 
 Source = str | os.PathLike | bytes | BinaryIO
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is too large or too small to be read. The size in the header is checked before a pixel is decoded."""
+
+    max_pixels: int = 80_000_000  # Pillow has a limit of its own, twice `PIL.Image.MAX_IMAGE_PIXELS`, and it holds too
+    max_bytes: int = 256 * 2**20  # a photo above 256 MiB is an attack or a mistake
+    min_side: int = 16  # pixels; below that no badge, grille or lamp is left to see
+
+
+LIMITS = Limits()
 
 
 class PhotoError(ValueError):
@@ -58,7 +73,35 @@ class PhotoError(ValueError):
         self.reason, self.detail = reason, detail
 
 
-def read_photo(source: Source, at_least: int | None = None) -> Image.Image:
+class _Quiet(contextlib.ContextDecorator):
+    """Silences Pillow's warnings about broken metadata, which would be exceptions where warnings are errors.
+
+    Python keeps one list of filters for all threads: the first reader in changes it, the last one out puts it back.
+    """
+
+    def __init__(self):
+        self._lock, self._readers = threading.Lock(), 0
+
+    def __enter__(self):
+        with self._lock:
+            if not self._readers:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+            self._readers += 1
+
+    def __exit__(self, *error):
+        with self._lock:
+            self._readers -= 1
+            if not self._readers:
+                self._filters.__exit__(*error)
+
+
+_quiet = _Quiet()
+
+
+@_quiet
+def read_photo(source: Source, at_least: int | None = None, limits: Limits = LIMITS) -> Image.Image:
     """Decode one photo.
 
     Parameters
@@ -67,45 +110,55 @@ def read_photo(source: Source, at_least: int | None = None) -> Image.Image:
     at_least : int, optional
         Shorter side in pixels that is enough. A large JPEG is then decoded at the smallest of 1/1, 1/2, 1/4, 1/8
         of its size that still has it, in about a quarter of the time.
+    limits : Limits, optional
 
     Returns
     -------
-    PIL.Image.Image of mode RGB, upright by its EXIF orientation; alpha lies on white, 16 bits are scaled to 8,
-    of an animation it is the first frame.
+    PIL.Image.Image of mode RGB, upright by its EXIF orientation, in sRGB by its colour profile; alpha lies on white,
+    16 and 32 bits are scaled to 8, of an animation it is the first frame.
 
     Raises
     ------
     PhotoError
         On any bad input, and nothing else.
     """
-    image = _open(source)
-    if at_least is not None:
-        shrink = min(image.size) // at_least
-        if shrink > 1:
-            image.draft(None, (image.width // shrink, image.height // shrink))
-    return _to_rgb(_upright(_load(image)))
+    return glance(source, at_least, limits)[1]
 
 
-def measure_photo(source: Source) -> tuple[int, int]:
-    """Upright (width, height) in pixels of a photo that decodes from its first byte to its last.
+@_quiet
+def glance(source: Source, at_least: int | None = None, limits: Limits = LIMITS) -> tuple[tuple[int, int], Image.Image]:
+    """Upright (width, height) in pixels, and the photo as `read_photo` gives it, perhaps smaller, from one decode.
 
-    The whole file is decoded, at the smallest scale: a cut file is found here and not in the middle of a training.
+    The whole file is decoded: a cut file is found here and not in the middle of a training.
 
     Raises
     ------
     PhotoError
     """
-    image = _open(source)
-    width, height = image.size
-    if image.draft(None, (1, 1)) is None:  # only a JPEG decodes at a smaller scale
-        return _upright(_load(image)).size
+    image = _open(source, limits)
+    (width, height), shrink = image.size, min(image.size) // (at_least or min(image.size))
+    reduced = shrink > 1 and _reduce(image, (width // shrink, height // shrink))
+    image = _load(image)
+    if not reduced:  # some decoders turn the photo themselves
+        width, height = image.size
     # Reduced and rounded, 100 × 97 pixels are square, so a strip tells whether the photo lies on its side.
-    strip = _load(image).crop((0, 0, 1, 2))
-    turned = _upright(strip).size != strip.size
-    return (height, width) if turned else (width, height)
+    turned = _upright(image.crop((0, 0, 1, 2))).size != (1, 2)
+    return (height, width) if turned else (width, height), _to_rgb(_upright(image))
 
 
-def _read_bytes(source: Source) -> bytes:
+def measure_photo(source: Source, limits: Limits = LIMITS) -> tuple[int, int]:
+    """Upright (width, height) in pixels of a photo that decodes from its first byte to its last."""
+    return glance(source, 1, limits)[0]
+
+
+def read_bytes(source: Source, limits: Limits = LIMITS) -> bytes:
+    """All bytes of a photo's file, without a look at what they mean.
+
+    Raises
+    ------
+    PhotoError
+        Where they cannot be read, are none or too many.
+    """
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
     elif isinstance(source, (str, os.PathLike)):
@@ -113,8 +166,8 @@ def _read_bytes(source: Source) -> bytes:
         try:
             if not path.is_file():  # a folder, a pipe or a device would hang or fill the memory
                 raise PhotoError("unreadable", "there is no such file" if not path.exists() else "not a regular file")
-            if path.stat().st_size > MAX_BYTES:
-                raise PhotoError("too many pixels", f"{path.stat().st_size:,} bytes, at most {MAX_BYTES:,} are read")
+            if (size := path.stat().st_size) > limits.max_bytes:
+                raise PhotoError("too many pixels", f"{size:,} bytes, at most {limits.max_bytes:,} are read")
             data = path.read_bytes()
         except PhotoError:
             raise
@@ -124,63 +177,70 @@ def _read_bytes(source: Source) -> bytes:
         if isinstance(source, io.TextIOBase):
             raise PhotoError("unsupported", "the file was opened as text; open it with mode 'rb'")
         try:
-            data = source.read(MAX_BYTES + 1)
+            data = source.read(limits.max_bytes + 1)
         except (OSError, ValueError) as error:
             raise PhotoError("unreadable", str(error)) from error
     else:
         raise PhotoError("unsupported", f"a photo is a path, bytes or a binary file, not {type(source).__name__}")
     if not isinstance(data, bytes):
         raise PhotoError("unsupported", f"a photo's file gives bytes, not {type(data).__name__}")
-    if len(data) > MAX_BYTES:
-        raise PhotoError("too many pixels", f"more than {MAX_BYTES:,} bytes")
+    if len(data) > limits.max_bytes:
+        raise PhotoError("too many pixels", f"more than {limits.max_bytes:,} bytes")
     if not data:
         raise PhotoError("empty", "the file has no bytes")
     return data
 
 
-def _open(source: Source) -> Image.Image:
+def _open(source: Source, limits: Limits) -> Image.Image:
     """Read the header and check the limits before a single pixel is decoded."""
-    data = _read_bytes(source)
+    data = read_bytes(source, limits)
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
+        kind, remedy = BRANDS.get(data[8:11], ("", "")) if data[4:8] == b"ftyp" else ("", "")
+        if kind and kind not in FORMATS:
+            raise PhotoError("unsupported", remedy) from error
         raise PhotoError("not an image", f"begins with {data[:8]!r}") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PhotoError("too many pixels", str(error)) from error
+    except Image.DecompressionBombError as error:
+        raise PhotoError("too many pixels", f"{error} The limit is PIL.Image.MAX_IMAGE_PIXELS, twice.") from error
     except Exception as error:  # decoders of hostile bytes raise whatever they like
-        raise PhotoError("unreadable", f"{type(error).__name__}: {error}") from error
+        raise _refusal(error) from error
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise PhotoError("too many pixels", f"{width} × {height}, at most {MAX_PIXELS:,} are decoded")
-    if min(width, height) < MIN_SIDE:
-        raise PhotoError("too small", f"{width} × {height} pixels, at least {MIN_SIDE} a side are needed")
+    if width * height > limits.max_pixels:
+        raise PhotoError("too many pixels", f"{width} × {height}, at most {limits.max_pixels:,} are decoded")
+    if min(width, height) < limits.min_side:
+        raise PhotoError("too small", f"{width} × {height} pixels, at least {limits.min_side} a side are needed")
     return image
+
+
+def _refusal(error: Exception) -> PhotoError:
+    message = f"{type(error).__name__}: {error}".strip()
+    cut = any(words in message.lower() for words in ("truncated", "end of file", "eoferror"))
+    return PhotoError("truncated" if cut else "unreadable", message)
+
+
+def _reduce(image: Image.Image, size: tuple[int, int]) -> bool:
+    """Have a JPEG decoded at a smaller scale; HEIF would give an embedded thumbnail in the photo's stead."""
+    return isinstance(image, JpegImageFile) and image.draft(None, size) is not None
 
 
 def _load(image: Image.Image) -> Image.Image:
     try:
         image.load()
     except Exception as error:  # as above
-        cut = "truncated" in str(error).lower() or isinstance(error, EOFError)
-        raise PhotoError("truncated" if cut else "unreadable", f"{type(error).__name__}: {error}") from error
+        raise _refusal(error) from error
     return image
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a broken EXIF block says nothing about which way is up; the pixels are still good
-        return image
+    # A broken EXIF block says nothing about which way is up; the pixels are still good.
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)  # a copy of each photo would cost time and memory
+    return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     try:
-        if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips everything above 255 to white
-            grey = np.asarray(image).astype(np.float64) / 257
-            image = Image.fromarray(grey.clip(0, 255).round().astype(np.uint8))
-        if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return image.convert("RGB")
+        return to_srgb(image)
     except Exception as error:  # as above
         raise PhotoError("unsupported", f"mode {image.mode}: {error}") from error

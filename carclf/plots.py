@@ -69,6 +69,27 @@ def brand_counts(manifest, ax=None):
 
 
 @house_style
+def photo_sizes(manifest, cache_size=None, ax=None):
+    """Histogram of the photos' shorter sides; those left of `cache_size` pixels are enlarged by the cache."""
+    rows = _usable(manifest)
+    side = rows[["width", "height"]].min(axis=1)
+    ax = _axes(ax, 0.75 * WIDTH, 3)
+    bins = np.geomspace(side.min(), side.max() + 1, 40)
+    ax.hist(side, bins, color=SPLITS["train"])
+    ax.set(xscale="log", xlabel="shorter side in pixels", ylabel="photos")
+    ticks = sorted(part * 2**power for part in (2, 3) for power in range(3, 13))
+    ticks = [tick for tick in ticks if side.min() / 1.5 <= tick <= side.max() * 1.5]
+    ax.set_xticks(ticks, [f"{t:,}" for t in ticks])
+    ax.minorticks_off()
+    title = f"Half of the photos have a shorter side of {side.median():,.0f} pixels or less"
+    if cache_size is not None:
+        ax.axvline(cache_size, color=WRONG, linestyle=":")
+        title = f"{(side < cache_size).mean():.0%} of the photos have a shorter side below {cache_size} pixels"
+    ax.set_title(title)
+    return ax
+
+
+@house_style
 def split_counts(manifest, ax=None):
     """Bars of photos for every brand, stacked by split; most photos on top."""
     rows = _usable(manifest)
@@ -81,6 +102,22 @@ def split_counts(manifest, ax=None):
         left += counts[split].to_numpy()
     ax.legend(loc="lower right")
     ax.set_title(f"{len(rows):,} photos by brand and split")
+    return ax
+
+
+@house_style
+def split_scores(scores, ax=None):
+    """Bars of the accuracy that the same training reaches on each split (`carclf.score_splits`), with its interval."""
+    ax = _axes(ax, 0.75 * WIDTH, 1 + 0.45 * len(scores))
+    ax.xaxis.set_major_formatter("{x:.0%}")
+    reach = [scores["accuracy"] - scores["low"], scores["high"] - scores["accuracy"]]
+    colours = [WRONG if share > 0 else RIGHT for share in scores["with_sibling_in_train"]]
+    names = [f"{name}\n{row.with_sibling_in_train:.0%} with a sibling in train" for name, row in scores.iterrows()]
+    ax.barh(names, scores["accuracy"], xerr=reach, color=colours, ecolor=DARK, height=0.6)
+    ax.invert_yaxis()
+    ax.grid(axis="y", visible=False)
+    ax.set(xlabel="accuracy on valid, with 95 % interval over vehicles", xlim=(0, 1))
+    ax.set_title("The same training, measured on each way to divide the photos")
     return ax
 
 

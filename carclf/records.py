@@ -35,13 +35,14 @@ class Records:
         self.saved = time.monotonic()
         self.trackers = _trackers(log_with, out, recipe) if log_with and processes.is_main else []
 
-    def begin(self, manifest: pd.DataFrame, state: State) -> None:
+    def begin(self, manifest: pd.DataFrame, left_out: pd.DataFrame, state: State) -> None:
         """Write what is known before the first step."""
         if not self.processes.is_main:
             return
         with writing(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
         write_text(self.out / "split.csv", manifest.to_csv(index=False, lineterminator="\n"))
+        _write_table(self.out / "left_out.csv", left_out)
         self.recipe.save(self.out)
         calls = self.out / "environment.json"
         earlier = json.loads(calls.read_text("utf-8")) if state.engine and calls.exists() else []

@@ -94,7 +94,7 @@ def fit(
     state = checkpoints.load(out, _identity(recipe, data))
     engine = Engine(recipe, data, processes, state.engine)
     records = Records(out, recipe, processes, log_with)
-    records.begin(manifest, state)
+    records.begin(manifest, data.left_out(manifest), state)
     try:
         while state.stage < len(recipe.stages):
             engine.begin(state.stage)

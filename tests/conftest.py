@@ -1,8 +1,10 @@
 """What several test modules share: no window for plots, and a folder of photos small enough to learn in seconds."""
 
 import os
+import tempfile
 
 os.environ["MPLBACKEND"] = "Agg"  # before anything imports matplotlib
+os.environ["CARCLF_CACHE"] = tempfile.mkdtemp()  # no test remembers its scans in the user's own cache
 
 from pathlib import Path
 
@@ -36,9 +38,10 @@ def photo_folder(tmp_path_factory) -> Path:
 
 
 def draw_car(colour: tuple[int, int, int], rng: np.random.Generator) -> Image.Image:
-    """A car in a few strokes, on a noisy ground."""
+    """A car in a few strokes, on a patchy ground."""
     width, height = rng.integers((76, 56), (85, 65))
-    image = Image.fromarray(rng.integers(90, 150, (height, width, 3), dtype=np.uint8))
+    ground = Image.fromarray(rng.integers(60, 180, (5, 7, 3), dtype=np.uint8))  # large patches tell photos apart
+    image = ground.resize((int(width), int(height)), Image.Resampling.BICUBIC)
     left, top = rng.integers(4, 12, 2)
     draw = ImageDraw.Draw(image)
     draw.rectangle((left, top + 14, width - left, height - 12), fill=colour)

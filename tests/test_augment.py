@@ -1,16 +1,27 @@
-"""Plain is a resize and a normalisation; every random change stays within its declared strength."""
+"""Plain is the resize and a normalisation; every change is torchvision's, drawn evenly up to its declared strength.
+
+What was drawn is recovered from pixels alone: from photos of ramps, of noise, of a dot, of nothing but white.
+"""
 
 import math
+import os
+import subprocess
+import sys
 from dataclasses import FrozenInstanceError, replace
+from itertools import combinations, product
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch.nn import functional as F
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
-from carclf.augment import DRAWS, IMAGENET_MEAN, IMAGENET_STD, LUMA, Augment
+from carclf.augment import DRAWS, FINER, IMAGENET_MEAN, IMAGENET_STD, LUMA, Augment
+from carclf.dataset import Dataset
+from carclf.recipes import Recipe
 
 RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # results from 0 to 1
 STRENGTHS = {
@@ -19,11 +30,13 @@ STRENGTHS = {
     "zoom_in": 0.3,
     "zoom_out": 0.2,
     "aspect": 0.2,
+    "shift": 0.1,
     "brightness": 0.3,
     "contrast": 0.3,
     "saturation": 0.4,
     "hue": 0.1,
     "grey": 0.5,
+    "blur": 1.5,
     "erase": 0.5,
 }
 
@@ -42,6 +55,11 @@ def smooth(side: int) -> torch.Tensor:
     t = torch.linspace(0, 2 * math.pi, side)
     waves = [torch.sin(a * t + a)[:, None] + torch.cos(b * t)[None] for a, b in ((1, 2), (2, 1), (1.5, 0.5))]
     return (127 + 60 * torch.stack(waves)).to(torch.uint8)[None]
+
+
+def muted(side: int) -> torch.Tensor:
+    """One photo of noise far from black and white, where torchvision would cut off what goes beyond."""
+    return 96 + noise(1, side, side) // 4
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -65,6 +83,19 @@ def test_plain_is_resize_and_normalisation(size, shape):
     y = Augment(size).plain()(x)
     assert y.dtype == torch.float32
     torch.testing.assert_close(y, reference, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [12, 17, 24, 40])
+def test_without_strength_the_resize_is_torchs_to_the_last_bit(size):
+    x = noise(3, 24, 30)
+    y = Augment(size, mean=(0.0, 0.0, 0.0), std=(1 / 255, 1 / 255, 1 / 255)).plain()(x)  # still from 0 to 255
+    assert torch.equal(y, F.interpolate(x.float(), (size, size), mode="bilinear", antialias=False))
+
+
+def test_nothing_is_the_limit_of_the_smallest_changes():
+    x = noise(4)
+    tiny = only(20, **dict.fromkeys(STRENGTHS, 1e-6))
+    torch.testing.assert_close(tiny(x, generator=seeded()), only(20)(x), rtol=0, atol=1e-4)
 
 
 def test_plain_uses_the_backbones_normalisation():
@@ -125,134 +156,308 @@ def test_every_photo_is_changed_on_its_own(name):
     assert different == 2 if name in ("flip", "grey") else different > 4
 
 
-# --- geometry
+# --- each change alone is torchvision's
 
 
-def test_flip_mirrors():
-    x = noise(3)
-    torch.testing.assert_close(only(24, flip=1.0)(x), only(24)(x).flip(3), rtol=0, atol=1e-5)
+def alike(u: float) -> torch.Tensor:
+    """Draws [1, DRAWS] that are the same number, about u, as is the finer half of each: 4096 · k/4095 = k + k/4095."""
+    return torch.full((1, DRAWS), round(u * (FINER - 1)) / (FINER - 1))
 
 
-def test_flip_has_its_probability():
-    x = noise(1).expand(1000, -1, -1, -1)
-    plain = only(24)(x[:1])
-    mirrored = (only(24, flip=0.3)(x, generator=seeded()) - plain).abs().amax((1, 2, 3)) > 0.1
-    assert mirrored.float().mean().item() == pytest.approx(0.3, abs=0.05)
+def single(x: torch.Tensor, u: float, **strengths) -> torch.Tensor:
+    """A photo at its own size after these changes, each drawn as u."""
+    return only(x.shape[-1], **strengths)(x, draws=alike(u))
 
 
-def test_rotation_is_torchvisions():
+def part(x: torch.Tensor, left: int, top: int, width: int, height: int) -> torch.Tensor:
+    """This part of the photo, mirrored around its edges, at the photo's size; by torchvision."""
+    side = x.shape[-1]
+    around = V.pad(x / 255, [side // 2], padding_mode="symmetric")
+    return V.resized_crop(around, top + side // 2, left + side // 2, height, width, [side, side], antialias=False)
+
+
+def assert_inside(y: torch.Tensor, reference: torch.Tensor, rim: int = 2) -> None:
+    """Equal but for the rim, where torchvision repeats the edge or fills, and Augment takes what lies beyond."""
+    inside = (..., slice(rim, -rim), slice(rim, -rim))
+    torch.testing.assert_close(y[inside], reference[inside], rtol=0, atol=2e-3)
+
+
+def test_flip_is_torchvisions():
+    x = noise(1)
+    torch.testing.assert_close(single(x, 0.5, flip=1.0), V.horizontal_flip(x / 255), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("u", [0.1, 0.4, 0.9])
+def test_rotation_is_torchvisions(u):
     x = smooth(48)
-    y = only(48, rotate=30.0)(x.expand(24, -1, -1, -1), generator=seeded())
-    angles = np.arange(-40, 41)
-    options = {"interpolation": InterpolationMode.BILINEAR}
-    turned = torch.cat([V.rotate(x.float() / 255, float(angle), **options) for angle in angles])
-    middle = (..., slice(14, 34), slice(14, 34))  # inside the circle that never leaves the photo
-    far = (y[middle][:, None] - turned[middle][None]).abs().amax((2, 3, 4))
-    nearest, angle = far.min(1).values, angles[far.argmin(1)]
-    assert nearest.max() < 0.03  # half a degree at most is between two candidates
-    assert np.abs(angle).max() <= 30
-    assert angle.min() < -15
-    assert angle.max() > 15
+    reference = V.rotate(x / 255, 30 * (2 * u - 1), interpolation=InterpolationMode.BILINEAR)
+    assert_inside(single(x, u, rotate=30.0), reference, rim=12)
 
 
-def views(**strengths) -> tuple[torch.Tensor, torch.Tensor]:
-    """Centre and size [64, 2] of the views, (x, y), as shares of the photo."""
-    ramp = torch.arange(256, dtype=torch.uint8)
-    x = torch.stack([ramp.expand(256, 256), ramp[:, None].expand(256, 256), torch.zeros(256, 256, dtype=torch.uint8)])
-    y = only(32, **strengths)(x.expand(64, -1, -1, -1), generator=seeded()) * 255 + 0.5
-    # The ramps tell where a pixel was taken; the middle half lies in the photo for every view tested here.
-    columns, rows = y[:, 0, 16, 8:24], y[:, 1, 8:24, 16]
-    lines = torch.stack([columns, rows], 1)
-    return lines.mean(2) / 256, (lines[..., -1] - lines[..., 0]) / 15 * 32 / 256
+def test_zoom_and_aspect_are_torchvisions_crops():
+    x = smooth(48)
+    assert_inside(single(x, 0.25, zoom_in=2 / 3), part(x, 6, 6, 24, 24))
+    assert_inside(single(x, 0.25, zoom_out=1 / 3), part(x, -3, -3, 52, 52))
+    assert_inside(single(x, 0.75, aspect=4 * math.log(4 / 3)), part(x, -4, 9, 64, 36))
 
 
-def test_zoom_in_crops_inside_the_photo():
-    centre, size = views(zoom_in=0.35)
-    torch.testing.assert_close(size[:, 0], size[:, 1], rtol=0, atol=1e-3)
-    assert 0.649 <= size.min() < 0.7
-    assert 0.95 < size.max() <= 1.001
-    assert (centre - size / 2).min() >= -0.001
-    assert (centre + size / 2).max() <= 1.001
-    assert centre.min() < 0.4
-    assert centre.max() > 0.6
+@pytest.mark.parametrize(("u", "pixels"), [(0.25, -6), (0.75, 6)])
+def test_shift_is_torchvisions(u, pixels):
+    x = smooth(48)
+    y = single(x, u, shift=0.25)
+    reference = V.affine(x / 255, 0, [-pixels, -pixels], 1, [0.0], interpolation=InterpolationMode.BILINEAR)
+    assert_inside(y, reference, rim=7)
+    torch.testing.assert_close(y, part(x, pixels, pixels, 48, 48), rtol=0, atol=2e-3)
 
 
-def test_zoom_out_adds_around_the_photo():
-    centre, size = views(zoom_out=0.15)
-    assert 0.999 <= size.min() < 1.02
-    assert 1.13 < size.max() <= 1.151
-    assert (centre - size / 2).max() <= 0.001
-    assert (centre + size / 2).min() >= 0.999
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
+@pytest.mark.parametrize("u", [0.1, 0.8])
+def test_brightness_contrast_and_saturation_are_torchvisions(name, u):
+    x = muted(24)
+    reference = getattr(V, f"adjust_{name}")(x / 255, 1 + 0.3 * (2 * u - 1))
+    torch.testing.assert_close(single(x, u, **{name: 0.3}), reference, rtol=0, atol=1e-3)
 
 
-def test_aspect_keeps_the_area():
-    _, size = views(aspect=0.2)
-    ratio = (size[:, 0] / size[:, 1]).log()
-    assert ratio.abs().max() <= 0.201
-    assert ratio.min() < -0.15
-    assert ratio.max() > 0.15
-    torch.testing.assert_close(size.prod(1), torch.ones(64), rtol=0, atol=1e-3)
+def test_grey_is_torchvisions():
+    x = noise(1)
+    torch.testing.assert_close(single(x, 0.5, grey=1.0), V.rgb_to_grayscale(x / 255, 3), rtol=0, atol=1e-3)
 
 
-# --- colour
+@pytest.mark.parametrize("turn", [-1, 1])
+def test_a_third_of_a_turn_of_hue_is_torchvisions(turn):
+    x = muted(24)  # a third of a turn exchanges the channels, around the grey axis as in HSV
+    y = single(x, (turn + 1) / 2, hue=1 / 3)
+    torch.testing.assert_close(y, V.adjust_hue(x / 255, turn / 3), rtol=0, atol=1e-3)
 
 
-def test_grey_has_no_colour():
-    x = noise(4)
-    y = only(24, grey=1.0)(x)
-    torch.testing.assert_close(y, luma(only(24)(x))[:, None].expand(-1, 3, -1, -1), rtol=0, atol=1e-5)
+@pytest.mark.parametrize("turn", [-0.1, 0.02, 0.2])
+def test_any_turn_moves_the_hue_that_torchvision_sees(turn):
+    x = torch.randint(80, 120, (1, 3, 24, 24), generator=seeded())
+    x += 60 * F.one_hot(torch.arange(24) % 3).T[:, None]  # not grey, which has no hue
+    y = single(x.to(torch.uint8), 0.5 + turn / 0.5, hue=0.25)
+    back = V.adjust_hue(y, -turn) - x / 255
+    # The circle around the grey axis and the hexagon of HSV differ by 0.003 turns, and keep another brightness.
+    assert (back - back.mean(1, keepdim=True)).abs().max() < 0.04
+    shifted = V.adjust_hue(y, 0.05 - turn) - x / 255
+    assert (shifted - shifted.mean(1, keepdim=True)).abs().max() > 0.06
 
 
-def test_grey_has_its_probability():
-    y = only(4, grey=0.2, brightness=0.1)(noise(2000, 4, 4), generator=seeded())
-    colourless = (y.amax(1) - y.amin(1)).amax((1, 2)) < 1e-4
-    assert colourless.float().mean().item() == pytest.approx(0.2, abs=0.04)
+@pytest.mark.parametrize("u", [0.0, 0.02, 0.3, 0.6, 0.999])
+def test_blur_is_torchvisions(u):
+    x = noise(1)
+    reference = V.gaussian_blur(x / 255, [11, 11], [max(1.5 * u, 1e-3)])
+    torch.testing.assert_close(single(x, u, blur=1.5), reference, rtol=0, atol=5e-4)
 
 
-def ratio(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """The one factor [N] between photos a and b [N, 3, H, W]; fails where there is more than one."""
-    factor = (a * b).sum((1, 2, 3)) / (b * b).sum((1, 2, 3))
-    torch.testing.assert_close(a, factor[:, None, None, None] * b, rtol=0, atol=1e-4)
-    return factor
+def test_a_photo_may_be_smaller_than_its_blur():
+    assert only(3, blur=9.0)(noise(2), generator=seeded()).std((2, 3)).max() < only(3)(noise(2)).std((2, 3)).min()
 
 
-def assert_spans(values: torch.Tensor, low: float, high: float) -> None:
-    """Within the bounds, and nearly up to them."""
-    room = 0.1 * (high - low)
-    assert low - 1e-3 <= values.min() < low + room
-    assert high - room < values.max() <= high + 1e-3
+def test_erasing_is_torchvisions():
+    x = noise(1)
+    y = single(x, 0.25, erase=1.0, erase_area=0.16)  # a quarter of the way from 0.02 to 0.16, so 0.055 of the photo
+    width, height = (24 * math.sqrt(0.055) * math.exp(s * 0.25) for s in (-1, 1))
+    left, right, top, bottom = (round(6 + sign * side / 2) for side in (width, height) for sign in (-1, 1))
+    reference = V.erase(x / 255, top, left, bottom - top, right - left, torch.zeros(3, 1, 1))
+    torch.testing.assert_close(y, reference, rtol=0, atol=1e-4)
 
 
-def test_brightness_is_one_factor_within_bounds():
-    x = noise(200, 8, 8)
-    assert_spans(ratio(only(8, brightness=0.3)(x, generator=seeded()), only(8)(x)), 0.7, 1.3)
+# --- all changes together
 
 
-def test_contrast_is_one_factor_around_the_mean_grey():
-    x = noise(200, 8, 8)
-    y, plain = only(8, contrast=0.3)(x, generator=seeded()), only(8)(x)
-    grey = luma(plain).mean((1, 2))[:, None, None, None]
-    assert_spans(ratio(y - grey, plain - grey), 0.7, 1.3)
+def expected_matrix(u: float, rotate, zoom_in, zoom_out, aspect, shift, flip) -> np.ndarray:
+    """From the result's to the photo's coordinates, both from -1 to 1, where everything is drawn as u."""
+    view, stretch = 1 - zoom_in + u * (zoom_in + zoom_out), math.exp((u - 0.5) * aspect)
+    width, height = view * stretch, view / stretch
+    angle = math.radians((2 * u - 1) * rotate)
+    mirror = np.diag([-1.0 if u < flip else 1.0, 1, 1])
+    size = np.diag([width, height, 1])
+    turn = np.array([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]])
+    place = np.eye(3)
+    place[:2, 2] = (2 * u - 1) * np.abs([1 - width, 1 - height]) + 2 * (2 * u - 1) * shift
+    return place @ turn @ size @ mirror
 
 
-def test_saturation_keeps_the_grey_of_every_pixel():
-    x = noise(200, 8, 8)
-    y, plain = only(8, saturation=0.4)(x, generator=seeded()), only(8)(x)
-    grey = luma(plain)[:, None]
-    assert_spans(ratio(y - grey, plain - grey), 0.6, 1.4)
+@pytest.mark.parametrize("u", [0.1, 0.3, 0.45, 0.6, 0.8])
+@pytest.mark.parametrize("spot", [(0.0, 0.0), (-0.4, 0.3), (0.5, 0.1)])
+def test_a_known_pixel_lands_where_the_matrix_says(u, spot):
+    strengths = {"rotate": 30.0, "zoom_in": 0.4, "zoom_out": 0.1, "aspect": 0.3, "shift": 0.05, "flip": 0.5}
+    x, y, _ = expected_matrix(u, **strengths) @ [*spot, 1]
+    pixels = (torch.arange(96) + 0.5) / 48 - 1
+    dot = 255 * torch.exp(-((pixels - x) ** 2 + (pixels[:, None] - y) ** 2) / 2 / 0.05**2)
+    view = only(64, **strengths)(dot.round().to(torch.uint8).expand(1, 3, -1, -1), draws=alike(u))[0, 0].double()
+    across = (torch.arange(64) + 0.5) / 32 - 1
+    found = [(view * across).sum() / view.sum(), (view * across[:, None]).sum() / view.sum()]
+    assert found == pytest.approx(spot, abs=0.005)  # a sixth of a pixel
 
 
-def test_hue_turns_around_the_grey_axis():
-    x = noise(200, 8, 8)
-    y, plain = only(8, hue=0.1)(x, generator=seeded()), only(8)(x)
-    torch.testing.assert_close(y.mean(1), plain.mean(1), rtol=0, atol=1e-5)
-    a, b = (z - z.mean(1, keepdim=True) for z in (y, plain))
-    torch.testing.assert_close(a.norm(dim=1), b.norm(dim=1), rtol=0, atol=1e-5)
-    turns = ((a * b).sum((1, 2, 3)) / (b * b).sum((1, 2, 3))).acos() / (2 * math.pi)
-    assert_spans(turns, 0, 0.1)
-    both_ways = torch.linalg.cross(b, a, dim=1).sum((1, 2, 3))
-    assert (both_ways > 0).any()
-    assert (both_ways < 0).any()
+def test_saturation_hue_brightness_and_contrast_follow_each_other():
+    x = muted(24)
+    y = single(x, 1.0, saturation=0.3, hue=1 / 3, brightness=0.2, contrast=0.2)
+    reference = V.adjust_brightness(V.adjust_hue(V.adjust_saturation(x / 255, 1.3), 1 / 3), 1.2)
+    grey = 1.2 * luma(x / 255).mean()
+    torch.testing.assert_close(y, (reference - grey) * 1.2 + grey, rtol=0, atol=1e-3)
+
+
+def test_blur_leaves_colours_and_the_edges_of_what_is_erased():
+    x, colours = noise(1), {"brightness": 0.3, "contrast": 0.3, "saturation": 0.4, "hue": 0.1}
+    reference = V.gaussian_blur(single(x, 0.7, **colours), [11, 11], [1.5 * 0.7])
+    torch.testing.assert_close(single(x, 0.7, blur=1.5, **colours), reference, rtol=0, atol=5e-4)
+    white = torch.full((50, 3, 24, 24), 255, dtype=torch.uint8)
+    sharp = only(24, erase=1.0)(white, generator=seeded())
+    torch.testing.assert_close(only(24, erase=1.0, blur=2.0)(white, generator=seeded()), sharp, rtol=0, atol=1e-5)
+
+
+# --- what is drawn: each number evenly, each probability as declared, each for itself
+
+N = 2000
+HOLD = {"erase": 1.0, "erase_area": 0.0}  # draws its numbers, so that the others are those of all changes together
+EVEN = {
+    "angle": (-20, 20),
+    "view": (0.6, 1.1),
+    "aspect": (-0.2, 0.2),
+    "place x": (-1, 1),
+    "place y": (-1, 1),
+    "shift x": (-0.2, 0.2),
+    "shift y": (-0.2, 0.2),
+    "brightness": (0.7, 1.3),
+    "contrast": (0.8, 1.2),
+    "saturation": (0.6, 1.4),
+    "hue": (-0.1, 0.1),
+    "sigma": (0, 1.5),
+}
+CHANCES = {"mirror": 0.3, "grey": 0.25, "erased": 0.4}
+
+
+def matrices(draws: torch.Tensor, **strengths) -> np.ndarray:
+    """Affine matrices [N, 2, 3] from the result's to the photo's coordinates, as photos of ramps show them."""
+    ramp = torch.arange(0, 256, 4, dtype=torch.uint8).expand(64, 64)
+    y = only(32, **strengths)(torch.stack([ramp, ramp.T, ramp]).expand(len(draws), -1, -1, -1), draws=draws)
+    middle = y[:, :2, 12:20, 12:20].double() * 255  # always within the photo
+    there = ((middle / 4 + 0.5) / 32 - 1).flatten(2)
+    across = (torch.arange(12, 20).double() + 0.5) / 16 - 1
+    here = torch.stack([across.repeat(8), across.repeat_interleave(8), torch.ones(64)], 1)
+    return (there @ torch.linalg.pinv(here).T).numpy()
+
+
+def geometry(draws: torch.Tensor) -> dict[str, np.ndarray]:
+    theta = matrices(draws, flip=0.3, rotate=20.0, zoom_in=0.4, zoom_out=0.1, aspect=0.2, **HOLD)
+    width, height = (np.hypot(theta[:, 0, i], theta[:, 1, i]) for i in (0, 1))
+    room_x, room_y = np.abs(1 - width), np.abs(1 - height)
+    shift = matrices(draws, shift=0.2, **HOLD)[:, :, 2] / 2
+    return {
+        "mirror": (np.linalg.det(theta[:, :, :2]) < 0).astype(float),
+        "angle": np.degrees(np.arctan2(-theta[:, 0, 1], theta[:, 1, 1])),
+        "view": np.sqrt(width * height),
+        "aspect": np.log(width / height),
+        "place x": np.where(room_x > 0.05, theta[:, 0, 2] / room_x, np.nan),
+        "place y": np.where(room_y > 0.05, theta[:, 1, 2] / room_y, np.nan),
+        "shift x": shift[:, 0],
+        "shift y": shift[:, 1],
+    }
+
+
+def colours(draws: torch.Tensor) -> dict[str, np.ndarray]:
+    """From the colour matrix M and the offset o of y = M x + o, which 64 pixels of noise show."""
+    strengths = {"brightness": 0.3, "contrast": 0.2, "saturation": 0.4, "hue": 0.1, "grey": 0.25}
+    x = noise(1, 8, 8)
+    y = only(8, **strengths, **HOLD)(x.expand(len(draws), -1, -1, -1), draws=draws)
+    pixels = torch.cat([x[0].flatten(1).double() / 255, torch.ones(1, 64)])
+    both = (y.flatten(2).double() @ torch.linalg.pinv(pixels)).numpy()
+    matrix, offset = both[:, :, :3], both[:, :, 3].mean(1)
+    gain = matrix.sum(2).mean(1)  # brightness · contrast: hue and saturation leave grey as it is
+    bright = gain + offset / luma(x / 255).mean().item()
+    matrix = matrix / gain[:, None, None]
+    saturation = np.sqrt(np.maximum(np.linalg.det(matrix), 0))  # of two of the three axes
+    grey = saturation < 0.1
+    saturation[grey] = np.nan
+    to_grey = np.tile(LUMA, (3, 1))
+    scale = np.where(grey, 1, saturation)[:, None, None]
+    turned = matrix @ np.linalg.inv(scale * (np.eye(3) - to_grey) + to_grey)
+    sin, cos = (turned[:, 1, 0] - turned[:, 0, 1]) * math.sqrt(3), np.trace(turned, axis1=1, axis2=2) - 1
+    return {
+        "brightness": bright,
+        "contrast": gain / bright,
+        "saturation": saturation,
+        "grey": grey.astype(float),
+        "hue": np.where(grey, np.nan, np.arctan2(sin, cos) / 2 / math.pi),
+    }
+
+
+def sigmas(draws: torch.Tensor) -> dict[str, np.ndarray]:
+    dot = torch.zeros(len(draws), 3, 11, 11, dtype=torch.uint8)
+    dot[:, :, 5, 5] = 255
+    y = only(11, blur=1.5, **HOLD)(dot, draws=draws)[:, 0, 5].double()
+    return {"sigma": (-0.5 / (y[:, 6] / y[:, 5]).log()).sqrt().numpy()}
+
+
+def rectangles(draws: torch.Tensor) -> dict[str, np.ndarray]:
+    """Of the erased rectangle as a share of the photo; NaN where it meets the photo's edge, or there is none."""
+    white = torch.full((1, 3, 4, 4), 255, dtype=torch.uint8).expand(len(draws), -1, -1, -1)
+    gone = (only(96, erase=0.4, erase_area=0.05)(white, draws=draws)[:, 0] == 0).numpy()
+    erased = gone.any((1, 2))
+    whole = erased & ~(gone[:, [0, -1]].any((1, 2)) | gone[:, :, [0, -1]].any((1, 2)))
+    steps = (np.arange(96) + 0.5) / 96
+    found = {"erased": erased.astype(float)}
+    for name, hit in (("x", gone.any(1)), ("y", gone.any(2))):
+        length = np.where(whole, hit.mean(1), np.nan)
+        found[f"side {name}"], found[f"centre {name}"] = length, (hit * steps).sum(1) / 96 / length
+    return found
+
+
+@pytest.fixture(scope="module")
+def drawn() -> dict[str, np.ndarray]:
+    """What was drawn for N photos, [N] each; NaN where a photo does not show it."""
+    draws = torch.rand(N, DRAWS, generator=seeded(7))
+    return {**geometry(draws), **colours(draws), **sigmas(draws), **rectangles(draws)}
+
+
+@pytest.mark.parametrize("name", EVEN)
+def test_numbers_are_drawn_evenly_between_the_declared_bounds(name, drawn):
+    low, high = EVEN[name]
+    values = drawn[name][~np.isnan(drawn[name])]
+    room = 2e-3 * (high - low)  # what 8 bits leave unknown
+    assert len(values) > N / 2
+    assert low - room <= values.min() <= values.max() <= high + room
+    assert stats.kstest(values, "uniform", (low, high - low)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("name", CHANCES)
+def test_chances_are_as_declared(name, drawn):
+    assert stats.binomtest(int(drawn[name].sum()), N, CHANCES[name]).pvalue > 1e-3
+
+
+def test_area_aspect_and_centre_of_what_is_erased_are_drawn_evenly(drawn):
+    width, height = (drawn[f"side {axis}"] for axis in "xy")
+    whole = ~np.isnan(width)
+    width, height = width[whole], height[whole]
+    weight = 1 / (1 - width) / (1 - height)  # a large rectangle meets the edge more often
+    shares = {"area": (width * height - 0.02) / 0.03, "aspect": (np.log(width / height) + 1) / 2}
+    for name, values in shares.items():
+        order = np.argsort(values)
+        reached = np.cumsum(weight[order]) / weight.sum()
+        assert np.abs(reached - values[order].clip(0, 1)).max() < 0.08, name
+        assert -0.15 < values.min() < 0.15, name  # half a pixel more or less on every side
+        assert 0.85 < values.max() < 1.15, name
+    for axis, length in (("x", width), ("y", height)):
+        place = (drawn[f"centre {axis}"][whole] - length / 2) / (1 - length)
+        assert stats.kstest(place, "uniform").pvalue > 1e-3
+
+
+def test_everything_is_drawn_for_itself(drawn):
+    found = {k: v for k, v in drawn.items() if not k.startswith("side")}
+    found["area"], found["ratio"] = drawn["side x"] * drawn["side y"], drawn["side x"] / drawn["side y"]
+    assert len(found) == DRAWS + 3
+    for a, b in combinations(found, 2):
+        both = ~np.isnan(found[a] + found[b])
+        for x, y in product(*(ups_and_outs(found[name][both]) for name in (a, b))):
+            if np.ptp(x) and np.ptp(y):  # a grey photo shows no hue, so of these two there is nothing to compare
+                assert abs(stats.spearmanr(x, y).statistic) < 5 / math.sqrt(both.sum()), (a, b)
+
+
+def ups_and_outs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The values, and how far out they lie: that might be shared where the side is not."""
+    return values, np.abs(stats.rankdata(values) - (len(values) + 1) / 2)
 
 
 # --- erasing
@@ -264,15 +469,6 @@ def erased(size: int = 32, n: int = 2000, **strengths) -> torch.Tensor:
     gone = (y == 0).all(1)
     assert (y.amin(1)[~gone] > 0.99).all()
     return gone
-
-
-def test_erasing_has_its_probability_and_area():
-    gone = erased(erase=0.25)
-    touched = gone.any(2).any(1)
-    assert touched.float().mean().item() == pytest.approx(0.25, abs=0.04)
-    share = gone[touched].float().mean((1, 2))
-    assert share.max() <= 0.2 + 0.03  # a rectangle covers up to half a pixel more on either side
-    assert share.max() > 0.15
 
 
 def test_erased_is_one_rectangle():
@@ -294,6 +490,52 @@ def test_erased_pixels_have_the_mean_colour():
     assert (y == 0).any()
 
 
+# --- reproducible from (seed, stage, epoch, photo)
+
+PHOTOS = 23
+
+
+def epoch_views(micro_batch: int = 32, seed: int = 5, stage: int = 1, epoch: int = 2) -> torch.Tensor:
+    """The views [PHOTOS, 3, 20, 20] of all photos in one epoch, in the photos' order, as a training makes them."""
+    rows, one = np.arange(PHOTOS), torch.zeros(1)
+    data = Dataset(None, ("Audi",), torch.zeros(PHOTOS, dtype=torch.int64), one, one, rows, rows[:0], rows.astype(str))
+    x, augment = noise(PHOTOS), Augment(20, **STRENGTHS)
+    found = torch.zeros(PHOTOS, 3, 20, 20)
+    for window in data.epoch(Recipe(seed=seed, micro_batch=micro_batch), stage, epoch):
+        found[window.positions] = augment(x[window.positions], draws=window.draws)
+    return found
+
+
+def test_a_view_follows_from_seed_stage_epoch_and_photo_whatever_the_batch():
+    views = epoch_views()
+    for micro_batch in (3, 8):
+        torch.testing.assert_close(epoch_views(micro_batch), views, rtol=0, atol=1e-4)
+    for other in (epoch_views(seed=6), epoch_views(stage=0), epoch_views(epoch=3)):
+        assert ((other - views).abs().amax((1, 2, 3)) > 0.1).all()
+
+
+def test_a_view_is_the_same_alone_together_and_in_any_order():
+    x, draws = noise(6, 40, 40), torch.rand(6, DRAWS, generator=seeded())
+    augment = Augment(32, **STRENGTHS)
+    views = augment(x, draws=draws)
+    for rows in ([4], [4, 1], [5, 4, 3, 2, 1, 0]):
+        torch.testing.assert_close(augment(x[rows], draws=draws[rows]), views[rows], rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_view_is_the_same_in_another_process(tmp_path):
+    code = "import sys, numpy, test_augment; numpy.save(sys.argv[1], test_augment.epoch_views(micro_batch=5).numpy())"
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    other = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "3"}
+    subprocess.run([sys.executable, "-c", code, tmp_path / "views.npy"], env=other, check=True)
+    torch.testing.assert_close(torch.from_numpy(np.load(tmp_path / "views.npy")), epoch_views(), rtol=0, atol=1e-4)
+
+
+def test_draws_of_the_generator_are_those_of_rand():
+    x, draws = noise(6, 40, 40), torch.rand(6, DRAWS, generator=seeded(3))
+    assert torch.equal(Augment(32, **STRENGTHS)(x, generator=seeded(3)), Augment(32, **STRENGTHS)(x, draws=draws))
+
+
 # --- errors
 
 
@@ -312,14 +554,3 @@ def test_other_shapes_are_refused(shape):
 def test_settings_are_frozen():
     with pytest.raises(FrozenInstanceError):
         Augment(8).size = 9
-
-
-def test_a_photos_view_follows_from_its_own_draws():
-    x = torch.randint(0, 256, (6, 3, 40, 40), dtype=torch.uint8)
-    draws = torch.rand(6, DRAWS)
-    views = Augment(size=32)(x, draws=draws)
-    part = torch.tensor([4, 1])
-    torch.testing.assert_close(Augment(size=32)(x[part], draws=draws[part]), views[part], rtol=1e-4, atol=1e-4)
-    again = Augment(size=32)(x, generator=torch.Generator().manual_seed(3))
-    drawn = torch.rand(6, DRAWS, generator=torch.Generator().manual_seed(3))
-    assert torch.equal(again, Augment(size=32)(x, draws=drawn))

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pandas as pd
 import pytest
@@ -56,6 +57,8 @@ def test_predict_writes_a_table(run, photo_folder, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["scan", "no/such/folder"], "is not a folder"),
+        (["download", "no/such.zip"], "must be 'listing' or an archive's path"),
+        (["train", "{photos}", "--out", "{empty}/run", "--previous", "no.csv"], "there is no no.csv; give the split"),
         (["scan", "{empty}"], "no photos in"),
         (["train", "{empty}", "--out", "{empty}/run"], "no photos in"),
         (["predict", "{empty}", "a.jpg"], "is no model folder: model.safetensors is missing"),
@@ -72,3 +75,46 @@ def test_errors_are_one_line_with_the_remedy(arguments, message, photo_folder, t
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("carclf: ")
     assert message in error
+
+
+def test_duplicates_are_listed_and_drawn(photo_folder, tmp_path, capsys):
+    copied = shutil.copytree(photo_folder, tmp_path / "photos")
+    first = sorted(copied.iterdir())[0]
+    shutil.copy(first, copied / "Alfa Romeo Giulia_999.jpg")
+    files = ["--csv", str(tmp_path / "pairs.csv"), "--page", str(tmp_path / "pairs.png")]
+    assert main(["duplicates", str(copied), *files]) == 0
+    assert first.name in capsys.readouterr().out
+    assert pd.read_csv(tmp_path / "pairs.csv").kind.tolist() == ["exact"]
+    assert carclf.read_photo(tmp_path / "pairs.png").width > 500
+    assert main(["duplicates", str(photo_folder)]) == 0
+    assert capsys.readouterr().out == "no picture is there more than once\n"
+
+
+def test_cache_is_built_and_a_changed_pixel_is_found(photo_folder, tmp_path, capsys):
+    command = ["cache", str(photo_folder), "--cache", str(tmp_path), "--cache-size", "40", "--verify"]
+    assert main(command) == 0
+    assert "40 of 40 photos are in" in (said := capsys.readouterr().out)
+    assert said.endswith("a sample of them was decoded again: all are equal\n")
+    (array,) = tmp_path.rglob("photos.npy")
+    content = bytearray(array.read_bytes())
+    content[-1] ^= 255
+    array.write_bytes(content)
+    assert main(command) == 1
+    assert f"1 photos differ from their files; delete {array.parent} and run" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:no threshold makes")
+def test_train_keeps_an_earlier_split(run, photo_folder, tmp_path):
+    arguments = ["train", str(photo_folder), "--out", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")]
+    arguments += ["--cache-size", "40", "--stage", "head,1,1e-2,32", "--seed", "5", "--device", "cpu"]
+    assert main([*arguments, "--previous", str(run / "split.csv")]) == 0
+    splits = [pd.read_csv(folder / "split.csv").split.tolist() for folder in (run, tmp_path / "run")]
+    assert splits[0] == splits[1]
+
+
+def test_download_unpacks_an_archive_of_ones_own(photo_folder, tmp_path, capsys):
+    archive = shutil.make_archive(str(tmp_path / "photos"), "zip", photo_folder)
+    assert main(["download", archive, "--to", str(tmp_path / "images")]) == 0
+    assert "40 photos written" in (said := capsys.readouterr().out)
+    assert "40 with a brand in the name" in said
+    assert len(carclf.scan(tmp_path / "images")) == 40

@@ -85,3 +85,22 @@ def test_parts_are_as_even_as_can_be_and_none_is_too_large(n, size, multiple):
 def test_no_photo_is_ever_alone(n):
     for size in (3, 4, 5, 32):
         assert min(len(part) for part in evenly(np.arange(n), size)) >= 2
+
+
+def test_what_is_left_out_has_its_reason(photo_folder, tmp_path):
+    manifest = carclf.split(carclf.scan(photo_folder), seed=1)
+    cache = carclf.TensorCache.build(manifest, tmp_path, size=40)
+    assert Dataset.of(manifest, cache).left_out(manifest).empty
+    volvo = manifest.index[(manifest.brand == "Volvo") & (manifest.split == "train")]
+    manifest.loc[volvo, "problem"] = "truncated: half of it"
+    manifest.loc[0, "brand"] = None
+    cache.problems.loc[0] = [manifest.path[1], "unreadable: gone"]
+    table = Dataset.of(manifest, cache).left_out(manifest)
+    valid = ((manifest.brand == "Volvo") & (manifest.split == "valid")).sum()
+    assert table.reason.value_counts().to_dict() == {
+        "truncated: half of it": len(volvo),
+        "its brand has no photo in train": valid,
+        "neither the name nor the folder carries a brand": 1,
+        "unreadable: gone": 1,
+    }
+    assert table.columns.tolist() == ["path", "brand", "reason"]

@@ -1,21 +1,17 @@
-"""A scan reads every name and photo of a folder, and a split never divides what belongs together."""
+"""A scan reads every name and photo of a folder."""
 
 import os
 import re
-import shutil
 import sys
-import warnings
-from collections import Counter
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from carclf.brands import parse_brand
-from carclf.manifest import COLUMNS, SPLITS, read_test, scan, set_aside, split, summary, usable
+from carclf.manifest import COLUMNS, read_test, report, scan, set_aside, summary, usable
+from carclf.splits import split
 
 windows = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such names or links")
 LISTING = "Audi_{}_2015_37_18_250_20_4_70_54_180_16_AWD_5_4_4dr_{}.jpg"
@@ -281,160 +277,51 @@ def test_read_test_refuses_what_is_no_split(tmp_path):
         read_test(tmp_path / "absent")
 
 
-# --- split
+# --- the report
 
 
-def table(vehicles: list[tuple[str, str | None, int]]) -> pd.DataFrame:
-    """A manifest of vehicles given as (brand, model, number of photos), as a scan would give it."""
-    rows = [
-        (f"/photos/{brand} {v:04}_{n}.jpg", brand, model, f"/photos/{brand} {v:04}", None)
-        for v, (brand, model, photos) in enumerate(vehicles)
-        for n in range(photos)
-    ]
-    columns = ["path", "brand", "model", "vehicle", "problem"]
-    return pd.DataFrame(rows, columns=columns, dtype=object).sort_values("path", ignore_index=True)
+def test_report_counts_what_a_folder_offers(tmp_path):
+    for n in range(3):
+        draw(tmp_path / f"Audi A4_{n}.jpg", size=(40 + 10 * n, 30))
+    draw(tmp_path / "BMW X5_1.jpg", seed=5)
+    draw(tmp_path / "BMW X3_2.jpg", seed=5)
+    for n in range(2):
+        draw(tmp_path / LISTING.format("A6", ("abc", "xyz")[n]), size=(50, 60))
+    (tmp_path / "BMW_X5_3.jpg").touch()
+    draw(tmp_path / "Kia Rio_1.jpg", seed=6)
+    draw(tmp_path / "unnamed.jpg")
+    found = report(scan(tmp_path))
+    assert found.brands.index.tolist() == ["Audi", "BMW", "Kia"]
+    assert found.brands.photos.tolist() == [5, 2, 1]
+    assert found.brands.vehicles.tolist() == [4, 1, 1]
+    assert found.brands.models.tolist() == [2, 2, 1]
+    assert found.brands.share.tolist() == [5 / 8, 2 / 8, 1 / 8]
+    assert found.brands.more_than_once.tolist() == [0, 2, 0]
+    assert found.brands.suspect.tolist() == [0, 0, 0]
+    assert found.brands.set_aside.tolist() == [0, 1, 0]
+    assert found.sizes.width.tolist()[0] == 40
+    assert found.sizes.shorter_side.tolist()[-1] == 50
+    assert found.problems.photos.to_dict() == {"empty": 1, "neither the name nor the folder carries a brand": 1}
+    assert found.problems.example["empty"] == "BMW_X5_3.jpg"
+    assert found.imbalance == 5
 
 
-def quiet_split(*args, **settings) -> pd.DataFrame:
-    """`split` without the warning about small brands."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "brands with fewer than 3")
-        return split(*args, **settings)
+def test_report_of_nothing_usable_says_what_to_do(tmp_path):
+    draw(tmp_path / "unnamed.jpg")
+    with pytest.raises(ValueError, match="none of the 1 photos is readable and carries a brand: name photos"):
+        report(scan(tmp_path))
 
 
-brands, models = st.sampled_from(["Audi", "BMW", "Kia"]), st.sampled_from([None, "a", "b", "c", "d"])
-vehicle = st.tuples(brands, models, st.integers(1, 5))
-manifests = st.lists(vehicle, min_size=2, max_size=30).filter(lambda v: len({brand for brand, *_ in v}) > 1).map(table)
-shares = st.sampled_from([(0.7, 0.15, 0.15), (0.34, 0.33, 0.33), (0.9, 0.05, 0.05), (0.2, 0.2, 0.6)])
-often = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    draw(tmp_path / "Audi_A4_1.jpg")
+    draw(tmp_path / "locked" / "Audi_A4_2.jpg")
+    listing = os.scandir
 
+    def locked(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listing(path)
 
-def group_of(manifest: pd.DataFrame, whole: str) -> pd.Series:
-    return {
-        "vehicle": manifest.vehicle,
-        "photo": manifest.path,
-        "model": (manifest.brand + manifest.model).where(manifest.model.notna()),
-    }[whole]
-
-
-@often
-@given(manifests, shares, st.integers(0, 5), st.sampled_from(["vehicle", "model", "photo"]))
-def test_split_keeps_groups_whole_and_fractions_near(manifest, fractions, seed, whole):
-    result = quiet_split(manifest, fractions, seed, whole)
-    pd.testing.assert_frame_equal(result.drop(columns="split"), manifest)
-    assert set(result.split) <= set(SPLITS)
-    group = group_of(result, whole)
-    assert (result.groupby(group).split.nunique() == 1).all()
-    assert result.split[group.isna()].eq("train").all()
-    for _, of_brand in result[group.notna()].groupby("brand"):
-        sizes = group[of_brand.index].value_counts()
-        if len(sizes) < 3:
-            continue
-        photos = of_brand.split.value_counts().reindex(SPLITS, fill_value=0)
-        assert photos.min() > 0
-        # No split ends more than one group above its share, so none more than two below.
-        assert ((photos - np.array(fractions) * len(of_brand)).abs() < 2 * sizes.max()).all()
-
-
-@often
-@given(manifests, st.randoms(use_true_random=False), st.sampled_from(["vehicle", "model", "photo"]))
-def test_split_depends_on_seed_and_photos_only(manifest, random, whole):
-    first = quiet_split(manifest, whole=whole)
-    assert first.split.equals(quiet_split(manifest.copy(), whole=whole).split)
-    order = random.sample(range(len(manifest)), len(manifest))
-    assert first.split.equals(quiet_split(manifest.iloc[order], whole=whole).split.sort_index())
-    other = table([("Volvo", "V70", 2), ("Volvo", "S60", 3), ("Volvo", "S80", 1)])
-    more = quiet_split(pd.concat([manifest, other], ignore_index=True), whole=whole)
-    assert first.split.tolist() == more.split[: len(manifest)].tolist()
-
-
-@often
-@given(manifests, st.data())
-def test_split_passes_over_rows_that_are_not_usable(manifest, data):
-    flaw = st.sampled_from(["", "", "brand", "problem"])
-    bad = np.array([data.draw(flaw) for _ in range(len(manifest))])
-    marked = manifest.copy()
-    marked.loc[bad == "brand", "brand"] = None
-    marked.loc[bad == "problem", "problem"] = "truncated: half of it"
-    if usable(marked).brand.nunique() < 2:
-        return
-    result = quiet_split(marked)
-    assert result.split.isna().tolist() == (bad != "").tolist()
-    assert result.split[bad == ""].tolist() == quiet_split(manifest[bad == ""]).split.tolist()
-
-
-def test_fractions_hold_in_sum():
-    rng = np.random.default_rng(0)
-    manifest = table([(f"Brand {b}", None, int(rng.integers(1, 20))) for b in range(20) for _ in range(40)])
-    photos = split(manifest).split.value_counts(normalize=True)
-    np.testing.assert_allclose(photos[list(SPLITS)], (0.7, 0.15, 0.15), atol=0.01)
-    assert not split(manifest, seed=1).split.equals(split(manifest).split)
-
-
-def test_small_brands_are_named():
-    manifest = table([("Audi", None, 2)] * 5 + [("BMW", None, 3), ("BMW", None, 1), ("Kia", None, 4)])
-    with pytest.warns(UserWarning, match=r"fewer than 3 vehicles: BMW \(2\), Kia \(1\)\. One vehicle is only learned"):
-        result = split(manifest)
-    assert Counter(zip(result.brand, result.split, strict=True)) == {
-        **{("Audi", s): n for s, n in result.split[result.brand == "Audi"].value_counts().items()},
-        ("BMW", "train"): 3,
-        ("BMW", "test"): 1,
-        ("Kia", "train"): 4,
-    }
-
-
-def test_spellings_of_a_model_are_one_model():
-    spellings = ["C Class", "C_CLASS", "c-class", "C CLASS"]
-    vehicles = [("Audi", m, 2) for m in (*spellings, "A1", "A3", "A4")] + [("BMW", m, 1) for m in "abcC"]
-    manifest = table(vehicles)
-    for seed in range(10):
-        result = quiet_split(manifest, seed=seed, whole="model")
-        assert result.split[result.model.isin(spellings)].nunique() == 1
-    assert result.split[result.brand == "BMW"].nunique() == 3
-
-
-def test_copy_ties_two_models_together():
-    manifest = table([("Audi", m, 2) for m in ("A1", "A3", "A4", "A5", "A6")] + [("BMW", m, 1) for m in "abc"])
-    tied = manifest.model.isin(["A1", "A6"])
-    manifest.loc[tied, "vehicle"] = "one vehicle under two names"
-    for seed in range(10):
-        assert split(manifest, seed=seed, whole="model").split[tied].nunique() == 1
-
-
-def test_photos_without_a_model_stay_in_train():
-    manifest = table([("Audi", None, 2)] * 9 + [("BMW", m, 1) for m in "abc"])
-    with pytest.warns(UserWarning, match=r"fewer than 3 models: Audi \(0\)"):
-        result = split(manifest, whole="model")
-    assert set(result.split[result.brand == "Audi"]) == {"train"}
-    assert set(result.split[result.brand == "BMW"]) == set(SPLITS)
-
-
-def test_split_of_a_scan(photo_folder):
-    for whole in ("vehicle", "model", "photo"):
-        result = split(scan(photo_folder), whole=whole)
-        assert (result.groupby("brand").split.nunique() == 3).all()
-        assert (result.groupby("vehicle").split.nunique() == 1).all() == (whole != "photo")
-
-
-@pytest.mark.parametrize("fractions", [(0.7, 0.3), (0.7, 0.2, 0.2), (1, 0, 0), (1.2, -0.1, -0.1)])
-def test_wrong_fractions_are_refused(fractions):
-    message = re.escape(f"fractions {fractions} must be three positive shares that sum to 1, such as")
-    with pytest.raises(ValueError, match=message):
-        split(table([("Audi", None, 1), ("BMW", None, 1)]), fractions)
-
-
-def test_wrong_settings_are_refused():
-    manifest = table([("Audi", None, 1), ("BMW", None, 1)])
-    with pytest.raises(ValueError, match="whole='car' must be 'vehicle', 'model' or 'photo'"):
-        split(manifest, whole="car")
-    with pytest.raises(ValueError, match="all photos are of one brand, Audi; a classifier needs two or more: name"):
-        split(manifest[manifest.brand == "Audi"])
-    with pytest.raises(ValueError, match=r"none of the 2 photos .* such as 'Audi 0000_0\.jpg': name photos 'Audi_A4_1"):
-        split(manifest.assign(brand=None))
-    with pytest.raises(ValueError, match="none of the 0 photos is readable and carries a brand: name photos"):
-        split(manifest[:0])
-
-
-def test_split_is_the_same_wherever_the_photos_lie(photo_folder, tmp_path):
-    moved = shutil.copytree(photo_folder, tmp_path / "elsewhere")
-    assert split(scan(moved)).split.tolist() == split(scan(photo_folder)).split.tolist()
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.warns(UserWarning, match=r"1 folders cannot be read, such as '.*locked' \(Permission denied\); their"):
+        assert len(scan(tmp_path)) == 1

@@ -11,7 +11,15 @@ PACKAGE = Path(carclf.__file__).parent
 MUST_NOT_KNOW = {  # ARCHITECTURE.md, the table of rooms
     "brands": {"torch", "PIL"},
     "photos": {"torch", "carclf.brands"},
+    "colours": {"torch", "carclf.photos"},
+    "fingerprints": {"torch", "carclf.photos"},
+    "inspection": {"torch", "carclf.brands"},
     "manifest": {"torch"},
+    "splits": {"torch"},
+    "archives": {"torch", "carclf.manifest"},
+    "unpacking": {"torch", "carclf.manifest"},
+    "downloading": {"torch", "carclf.manifest"},
+    "cache_files": {"torch", "carclf.photos", "carclf.manifest"},
     "cache": {"carclf.models"},
     "augment": {"carclf.photos", "carclf.manifest", "carclf.cache"},
     "models": {"carclf.manifest", "carclf.cache"},
@@ -26,6 +34,7 @@ MUST_NOT_KNOW = {  # ARCHITECTURE.md, the table of rooms
     "checkpoints": {"carclf.manifest", "carclf.cache"},
     "records": {"carclf.manifest", "carclf.cache", "carclf.models"},
     "training": {"carclf.plots", "carclf.galleries", "carclf.widgets"},
+    "split_scores": {"carclf.plots", "carclf.galleries", "carclf.widgets"},
     "lr_finder": {"carclf.plots", "carclf.galleries", "carclf.widgets"},
     "evaluation": {"torch"},
     "plots": {"torch"},
@@ -65,6 +74,10 @@ def test_imports_go_round_in_no_circle():
     for room in rooms:
         for other in imports(room) & {f"carclf.{r}" for r in rooms}:
             assert f"carclf.{room}" not in imports(other.removeprefix("carclf.")), f"{room} and {other}"
+
+
+def test_no_public_name_is_hidden_by_a_room_of_that_name():
+    assert not {*carclf._HOME_OF} & {path.stem for path in PACKAGE.glob("*.py")}
 
 
 def test_every_room_stands_in_the_map():

@@ -240,3 +240,39 @@ def test_house_style_stays_at_home():
 def test_long_and_odd_names_become_one_short_line():
     assert galleries._plain("a\nb\udc80c") == "a b c"
     assert galleries._plain("x" * 50 + ".jpg", 20) == "x" * 9 + "…" + "x" * 6 + ".jpg"
+
+
+def test_photo_sizes_say_how_many_are_below_the_cache():
+    manifest = make_manifest(3).assign(width=[100, 300, 500] * 200, height=[400, 200, 60] * 200)
+    ax = plots.photo_sizes(manifest, cache_size=150)
+    assert ax.get_title("left") == "67% of the photos have a shorter side below 150 pixels"
+    assert sum(bar.get_height() for bar in ax.patches) == 600
+    assert ax.get_xlabel() == "shorter side in pixels"
+    assert "shorter side of 100 pixels" in plots.photo_sizes(manifest).get_title("left")
+    one_size = manifest.assign(width=64, height=64)
+    assert plots.photo_sizes(one_size).get_xscale() == "log"
+
+
+def test_split_scores_show_interval_and_siblings():
+    rows = {"photos": [98, 99], "with_sibling_in_train": [0.8, 0.0], "accuracy": [0.6, 0.3]}
+    table = pd.DataFrame({**rows, "low": [0.5, 0.2], "high": [0.7, 0.4]}, index=["photo by photo", "vehicles whole"])
+    ax = plots.split_scores(table)
+    assert [label.get_text() for label in ax.get_yticklabels()] == [
+        "photo by photo\n80% with a sibling in train",
+        "vehicles whole\n0% with a sibling in train",
+    ]
+    colours = [bar.get_facecolor() for bar in ax.patches]
+    assert colours[0] == matplotlib.colors.to_rgba(plots.WRONG)
+    assert colours[1] == matplotlib.colors.to_rgba(plots.RIGHT)
+    assert not plots.split_scores(table[:0]).patches
+
+
+def test_duplicates_stand_side_by_side_and_contradictions_are_marked(photos):
+    rows = [[photos[0], photos[1], "Audi", "BMW", "near", 12], [photos[0], photos[2], "Audi", None, "exact", 0]]
+    pairs = pd.DataFrame(rows, columns=["path", "other_path", "brand", "other_brand", "kind", "bits"])
+    said = texts(galleries.duplicates_page(pairs))
+    assert {"✗ Audi", "✗ BMW", "Audi", "no brand in its name"} <= set(said)
+    assert any(text.startswith("12 of 256 bits differ · wide.jpg") for text in said)
+    assert any(text.startswith("the same file · wide.jpg") for text in said)
+    assert any("not an" in text for text in said)
+    assert texts(galleries.duplicates_page(pairs[:0])) == ["No picture is there more than once."]

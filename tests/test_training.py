@@ -43,7 +43,7 @@ def assert_equal_weights(one, other):
 
 
 def test_a_run_leaves_its_records(run, data):
-    tables, records = {"history.csv", "steps.csv", "split.csv"}, {"recipe.json", "environment.json"}
+    tables, records = {"history.csv", "steps.csv", "split.csv", "left_out.csv"}, {"recipe.json", "environment.json"}
     assert {p.name for p in run.folder.iterdir()} == tables | records | {"model", checkpoints.FILE}
     history = pd.read_csv(run.folder / "history.csv")
     assert history.stage.tolist() == [0, 1, 1]
