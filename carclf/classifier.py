@@ -8,10 +8,12 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import softmax
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -20,7 +22,7 @@ from carclf.augment import Augment
 from carclf.cache import to_square
 from carclf.files import write_text, writing
 from carclf.manifest import list_photos, read_name
-from carclf.models import empty_model, normalisation
+from carclf.models import empty_model, features_and_logits, head_of, normalisation
 from carclf.photos import PhotoError, Source
 from carclf.tensors import read_tensors, write_tensors
 
@@ -39,6 +41,7 @@ class Card:
     size : side in pixels of what the network sees
     cache_size : side in pixels of the square that a photo is squished to before
     threshold : smallest confidence, 0 to 1, at which a prediction is accepted
+    temperature : logits are divided by it before they become probabilities; above 1 makes them less sure
     training : recipe, data and results of the training, for people
     """
 
@@ -48,8 +51,24 @@ class Card:
     size: int
     cache_size: int
     threshold: float = 0.0
+    temperature: float = 1.0
     training: dict | None = None
     schema: int = SCHEMA
+
+
+class Scores(NamedTuple):
+    """Predictions with the numbers that they come from, a row a photo; NaN where it could not be read.
+
+    Attributes
+    ----------
+    table : DataFrame as `Classifier.predict` gives it
+    logits : float32 [N, n_classes], before the temperature
+    features : float32 [N, n_features], what the head is given
+    """
+
+    table: pd.DataFrame
+    logits: np.ndarray
+    features: np.ndarray
 
 
 class Classifier:
@@ -152,6 +171,7 @@ class Classifier:
         brand       str, or missing: what the file's or folder's name says, or the manifest's brand
         predicted   str, or missing where the photo could not be read
         confidence  float, 0 to 1, of the predicted brand; NaN where unreadable
+        loss        float, -log of the probability of `brand`, in nats; NaN where the model does not know it
         top5        dict, brand to probability, best first; None where unreadable
         accepted    bool: confidence is at least the card's threshold
         problem     str, or missing: why the photo could not be read, or why the manifest sets it aside
@@ -159,8 +179,20 @@ class Classifier:
 
         and `model`, `vehicle`, `split` where a manifest has them. Photos that are not to be read get a row too.
         """
+        return self.score(sources, names, batch_size).table
+
+    def score(
+        self,
+        sources: str | os.PathLike | Sequence[Source] | pd.DataFrame,
+        names: Sequence[str] | None = None,
+        batch_size: int = 64,
+    ) -> Scores:
+        """As `predict`, with the logits and features of every photo beside the table."""
         table, photos, problems = _collect(sources, names)
-        probabilities = np.full((len(photos), len(self.classes)), np.nan, np.float32)
+        logits = np.full((len(photos), len(self.classes)), np.nan, np.float32)
+        head = head_of(self.model, self.card.backbone)
+        n_features = next(m for m in head.modules() if isinstance(m, nn.Linear)).in_features
+        features = np.full((len(photos), n_features), np.nan, np.float32)
         starts = range(0, len(photos), batch_size)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for start in tqdm(starts, "predict", unit="batch", leave=False, disable=len(starts) < 3):
@@ -170,8 +202,8 @@ class Classifier:
                 for i in decoded.keys() - good.keys():
                     problems[i] = str(decoded[i])
                 if good:
-                    probabilities[list(good)] = self.probabilities(np.stack(list(good.values())))
-        return self._tabulate(table, probabilities, problems)
+                    logits[list(good)], features[list(good)] = self.outputs(np.stack(list(good.values())))
+        return Scores(self._tabulate(table, self.softmax(logits), problems), logits, features)
 
     def probabilities(self, photos: np.ndarray) -> np.ndarray:
         """Probabilities of squished photos.
@@ -184,16 +216,32 @@ class Classifier:
         -------
         float32 [N, n_classes], each row sums to 1
         """
+        return self.softmax(self.outputs(photos)[0])
+
+    def softmax(self, logits: np.ndarray) -> np.ndarray:
+        """Probabilities float32 [N, n_classes] of logits, by the card's temperature."""
+        return softmax(logits / self.card.temperature, axis=1)
+
+    def outputs(self, photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Logits float32 [N, n_classes] and features float32 [N, n_features] of squished photos, as `probabilities`."""
         x = self._prepare(torch.from_numpy(photos).to(self.device.torch))
         x = x.contiguous(memory_format=self.device.memory_format)
         with torch.inference_mode(), self.device.autocast():
-            return self.model(x).float().softmax(1).cpu().numpy()
+            features, logits = features_and_logits(self.model, self.card.backbone, x)
+        return logits.float().cpu().numpy(), features.float().cpu().numpy()
 
     def _read(self, source: Source) -> np.ndarray | PhotoError:
         try:
             return to_square(source, self.card.cache_size)
         except PhotoError as error:
             return error
+
+    def _loss(self, brands: pd.Series, probabilities: np.ndarray) -> np.ndarray:
+        number = brands.map({name: i for i, name in enumerate(self.classes)})
+        known = number.notna().to_numpy()
+        loss = np.full(len(brands), np.nan)
+        loss[known] = -np.log(probabilities[known, number[known].astype(int)].clip(1e-12))
+        return loss
 
     def _tabulate(self, table: pd.DataFrame, probabilities: np.ndarray, problems: list[str | None]) -> pd.DataFrame:
         names = np.array(self.classes, object)
@@ -203,6 +251,7 @@ class Classifier:
         best = np.take_along_axis(probabilities, order, 1)
         table["predicted"] = np.where(readable, names[order[:, 0]], None)
         table["confidence"] = best[:, 0].astype(float)
+        table["loss"] = self._loss(table["brand"], probabilities)
         table["top5"] = [
             dict(zip(names[o], p.astype(float).tolist(), strict=True)) if ok else None
             for o, p, ok in zip(order, best, readable, strict=True)

@@ -159,13 +159,18 @@ def head_of(model: nn.Module, backbone: str) -> nn.Module:
 
 def features(model: nn.Module, backbone: str, x: torch.Tensor) -> torch.Tensor:
     """What the head is given, [N, n_features], for photos x as the model takes them."""
+    return features_and_logits(model, backbone, x)[0]
+
+
+def features_and_logits(model: nn.Module, backbone: str, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the head is given, [N, n_features], and what it makes of it, [N, n_classes]."""
     found = []
     hook = head_of(model, backbone).register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
     try:
-        model(x)
+        logits = model(x)
     finally:
         hook.remove()
-    return found[0]
+    return found[0], logits
 
 
 def mlp_head(n_features: int, n_classes: int) -> nn.Sequential:
