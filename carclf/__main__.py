@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("dir")
     sub.add_argument("--cache", default="cache", help="folder of the tensor cache (default: %(default)s)")
     sub.add_argument("--cache-size", type=int, default=192, help="side of cached photos (default: %(default)s)")
-    sub.add_argument("--verify", action="store_true", help="decode a sample of 200 anew and compare")
+    sub.add_argument("--verify", action="store_true", help="decode all of them anew and compare")
 
     sub = command(_demo, "draw the demo photos")
     sub.add_argument("dir")
@@ -141,8 +141,11 @@ def _scan(options: argparse.Namespace) -> None:
 
 def _duplicates(options: argparse.Namespace) -> None:
     pairs = carclf.duplicates(carclf.scan(options.dir))
-    shown = pairs.assign(**{name: pairs[name].map(os.path.basename) for name in ("path", "other_path")})
-    print(shown.to_string(index=False) if len(pairs) else "no picture is there more than once")
+    root = Path(options.dir).absolute()
+    below = {name: pairs[name].map(lambda path: os.path.relpath(path, root)) for name in ("path", "other_path")}
+    print(pairs.assign(**below).head(40).to_string(index=False) if len(pairs) else "no picture is there more than once")
+    if len(pairs) > 40:
+        print(f"and {len(pairs) - 40:,} more pairs; --csv writes them all")
     if options.csv:
         pairs.to_csv(options.csv, index=False, encoding="utf-8")
     if options.page and len(pairs):
@@ -155,11 +158,11 @@ def _cache(options: argparse.Namespace) -> None:
     for path, problem in cache.problems.itertuples(index=False):
         print(f"failed to decode: {path}: {problem}")
     if options.verify:
-        wrong = cache.verify()
+        wrong = cache.verify(sample=None)
         if len(wrong):
             print(wrong.to_string(index=False))
             raise ValueError(f"{len(wrong)} photos differ from their files; delete {cache.folder} and run this again")
-        print("a sample of them was decoded again: all are equal")
+        print("all of them were decoded again and are equal")
 
 
 def _demo(options: argparse.Namespace) -> None:

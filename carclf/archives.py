@@ -95,6 +95,8 @@ def _of_zip(archive: zipfile.ZipFile, limits: ArchiveLimits) -> list[Member]:
             problem = "neither stored nor deflated"  # of the others zipfile decodes a whole block into memory
         elif entry.header_offset in shared:
             problem = "shares its bytes with another entry"
+        if not entry.filename:
+            problem = "no name"
         if problem or not entry.is_dir():  # orig_filename: before zipfile cuts it at a NUL
             members.append(Member(entry.orig_filename, entry.file_size, lambda e=entry: archive.open(e), problem))
     return members

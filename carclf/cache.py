@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -96,18 +96,21 @@ class TensorCache:
         OSError
             Where the folder cannot be written or the disk is too small.
         """
+        if size < 1:
+            raise ValueError(f"size={size} must be at least 1 pixel; 192 is usual")
         # The resampling differs between Pillow's versions, so the version is part of the key.
         place = Path(folder).absolute() / f"squish{size}-pillow{PIL.__version__}-v{SCHEMA}"
         try:
             place.mkdir(parents=True, exist_ok=True)
-            with FileLock(place / ".lock"):
+            with _locked(place):
                 index, problems = _fill(place, manifest.path[manifest.problem.isna()], size)
                 # Opened before another builder may begin a new array.
                 photos = (
                     np.load(place / "photos.npy", mmap_mode="r") if len(index) else np.empty((0, 3, size, size), "u1")
                 )
         except OSError as error:
-            message = f"the cache {place} cannot be written: {error.strerror}; choose another folder or a smaller size"
+            remedy = "choose another folder" + " or a smaller size" * (error.errno == errno.ENOSPC)
+            message = f"the cache {place} cannot be written: {error.strerror}; {remedy}"
             raise OSError(error.errno, message) from error
         slots = manifest.path.map(index.slot).where(manifest.problem.isna()).fillna(-1).to_numpy(np.int64)
         return cls(place, manifest, photos, slots, problems)
@@ -162,6 +165,18 @@ class TensorCache:
         failed = self.problems.problem[self.problems.path == path]
         why = f"failed to decode: {failed.iloc[0]}" if len(failed) else f"was set aside: {problem}"
         return f"{path} is not in the cache: it {why}; take rows whose cache.slots is not -1"
+
+
+@contextmanager
+def _locked(place: Path) -> Iterator[None]:
+    """One builder at a time; a cache that is whole can be read where nothing can be written, and no lock either."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FileLock(place / ".lock"))
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+        yield
 
 
 def _difference(cached: np.ndarray, fresh: np.ndarray | PhotoError) -> str | None:

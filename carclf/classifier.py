@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,40 +19,15 @@ from tqdm.auto import tqdm
 from carclf import devices
 from carclf.augment import Augment
 from carclf.cache import to_square
-from carclf.files import write_text, writing
+from carclf.card import CARD, Card, read_card
+from carclf.files import writing
 from carclf.manifest import list_photos, read_name
 from carclf.models import empty_model, features_and_logits, head_of, normalisation
 from carclf.photos import PhotoError, Source
 from carclf.tensors import read_tensors, write_tensors
 
-WEIGHTS, CARD = "model.safetensors", "card.json"
-SCHEMA = 1
+WEIGHTS = "model.safetensors"
 CARRIED = ("brand", "model", "vehicle", "split")  # columns of a manifest that its predictions keep
-
-
-@dataclass(frozen=True)
-class Card:
-    """Everything about a model but its weights; the JSON file beside them.
-
-    Attributes
-    ----------
-    classes : brands in the order of the logits, sorted
-    size : side in pixels of what the network sees
-    cache_size : side in pixels of the square that a photo is squished to before
-    threshold : smallest confidence, 0 to 1, at which a prediction is accepted
-    temperature : logits are divided by it before they become probabilities; above 1 makes them less sure
-    training : recipe, data and results of the training, for people
-    """
-
-    backbone: str
-    head: str
-    classes: tuple[str, ...]
-    size: int
-    cache_size: int
-    threshold: float = 0.0
-    temperature: float = 1.0
-    training: dict | None = None
-    schema: int = SCHEMA
 
 
 class Scores(NamedTuple):
@@ -111,7 +85,7 @@ class Classifier:
                     f"{folder} is no model folder: {name} is missing; give the folder that training wrote, "
                     "such as runs/first/model"
                 )
-        card = _read_card(folder / CARD)
+        card = read_card(folder)
         model = empty_model(card.backbone, len(card.classes), card.head)
         try:
             model.load_state_dict(read_tensors(folder / WEIGHTS)[0])
@@ -128,11 +102,8 @@ class Classifier:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         write_tensors(folder / WEIGHTS, self.model.state_dict())
-        self._save_card(folder)
+        self.card.save(folder)
         return folder
-
-    def _save_card(self, folder: Path) -> None:
-        write_text(folder / CARD, json.dumps(asdict(self.card), indent=1, ensure_ascii=False))
 
     def accept_above(self, threshold: float, folder: str | os.PathLike | None = None) -> None:
         """Accept predictions from this confidence on (0 to 1); with a folder, also in the model saved there.
@@ -146,7 +117,7 @@ class Classifier:
             raise ValueError(f"threshold {threshold} must lie between 0 and 1; choose_threshold gives one")
         self.card = replace(self.card, threshold=float(threshold))
         if folder is not None:
-            self._save_card(Path(folder))
+            self.card.save(Path(folder))
 
     def predict(
         self,
@@ -259,21 +230,6 @@ class Classifier:
         table["accepted"] = (best[:, 0] >= self.card.threshold) & readable
         table["problem"] = pd.Series(problems, table.index, dtype=object)
         return table
-
-
-def _read_card(path: Path) -> Card:
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        card = Card(**{**fields, "classes": tuple(fields["classes"])})
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"{path} is not a model card of this version ({error}); train or fetch the model again"
-        ) from error
-    if card.schema != SCHEMA:
-        raise ValueError(
-            f"{path} has schema {card.schema}, this version reads {SCHEMA}; train or fetch the model again"
-        )
-    return card
 
 
 def _collect(sources, names: Sequence[str] | None) -> tuple[pd.DataFrame, list[Source], list[str | None]]:

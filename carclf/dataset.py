@@ -96,9 +96,11 @@ class Dataset:
     def left_out(self, manifest: pd.DataFrame) -> pd.DataFrame:
         """Every photo that is neither learned nor validated nor kept for the test: path, brand and the reason."""
         late = manifest.path.map(self.cache.problems.set_index("path").problem)
-        problem = manifest.problem.fillna(late)
-        unlearned = (manifest.split == "valid") & problem.isna() & ~manifest.brand.isin(self.classes)
-        return set_aside(manifest.assign(problem=problem.mask(unlearned, "its brand has no photo in train")))
+        problem = manifest.problem.astype(object).where(manifest.problem.notna(), late.astype(object))
+        unlearned = (manifest.split == "valid") & ~manifest.brand.isin(self.classes)
+        problem = problem.mask(problem.isna() & unlearned, "its brand has no photo in train")
+        elsewhere = problem.isna() & manifest.brand.notna() & ~manifest.split.isin(("train", "valid", "test"))
+        return set_aside(manifest.assign(problem=problem.mask(elsewhere, "neither in train nor in valid nor in test")))
 
     def draws(self, seed: int, stage: int, view: int) -> torch.Tensor:
         """Random numbers for one view of every photo of train, float32 [len(train), …].

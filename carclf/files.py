@@ -11,12 +11,15 @@ from safetensors import SafetensorError
 
 
 def file_state(path: str) -> tuple[int, int]:
-    """What tells that a file has changed: its bytes and the time of its change in ns; zeros where it is gone."""
+    """What tells that a file has changed: its bytes and the time of its last change in ns; zeros where it is gone.
+
+    The later of the two times that systems keep: programs set one of them back, as when an archive is unpacked.
+    """
     try:
         stat = os.stat(path)  # noqa: PTH116 - a folder may hold a million
     except OSError:
         return 0, 0
-    return stat.st_size, stat.st_mtime_ns
+    return stat.st_size, max(stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 @contextmanager

@@ -1,10 +1,10 @@
 """Photos that are one and the same picture: identical files, and copies in another size, quality or crop.
 
 A fingerprint is the perceptual hash pHash (a photo's 16 × 16 lowest frequencies, each a bit: above the median or not)
-of three views: the whole photo, its middle square and its middle band of 2 to 1. A copy whose sides were cropped has
-the same square, one cropped above and below the same band. Two photos are near-duplicates where one of the views
-differs in at most `NEAR` of 256 bits. On 10,188 car photos of some thirty sources that found 28 pairs, all of them
-right by eye; from 36 bits on, different cars in the same studio begin to look alike.
+of four views: the whole photo, its middle square and its middle bands of 2 to 1 and 3 to 1. A copy whose two sides
+were cropped alike has the same square, one cropped above and below the same band. Two photos are near-duplicates where
+one of the views differs in at most `NEAR` of 256 bits. From 36 bits on, different cars in the same studio begin to look
+alike.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
 NEAR = 32  # bits of 256
-SIDE, LOWEST, VIEWS = 64, 16, 3  # pixels a view is shrunk to, frequencies kept in each direction, views a photo
+SIDE, LOWEST, VIEWS = 64, 16, 4  # pixels a view is shrunk to, frequencies kept in each direction, views a photo
 FLAT = 2.0  # grey levels: a view with less contrast than this (standard deviation) says nothing
 SAMPLES, SAMPLE_BITS = 32, 16  # photos are compared where one of so many samples of bits is equal in both
 REACH = 20  # and only with so many next ones among them, so that a thousand alike do not take a million comparisons
@@ -28,7 +28,7 @@ PAIRS = ("path", "other_path", "brand", "other_brand", "kind", "bits")
 
 
 def fingerprint(image: Image.Image) -> str | None:
-    """Perceptual hash of three views of an upright photo.
+    """Perceptual hash of four views of an upright photo.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def fingerprint(image: Image.Image) -> str | None:
 
     Returns
     -------
-    str of 3 × 64 hexadecimal digits, 256 bits a view; or None for a photo without contrast
+    str of 4 × 64 hexadecimal digits, 256 bits a view; or None for a photo without contrast
     """
     grey = image.convert("L")
     views = [np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX, box)) for box in _boxes(*grey.size)]
@@ -47,8 +47,8 @@ def fingerprint(image: Image.Image) -> str | None:
 
 
 def _boxes(width: int, height: int) -> Iterator[tuple[float, float, float, float]]:
-    """The whole photo, its middle square, its middle band of 2 to 1."""
-    for wide, high in ((width, height), (1, 1), (2, 1)):
+    """The whole photo, its middle square, its middle bands of 2 to 1 and 3 to 1."""
+    for wide, high in ((width, height), (1, 1), (2, 1), (3, 1)):
         scale = min(width / wide, height / high)
         w, h = wide * scale, high * scale
         yield (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
@@ -98,32 +98,34 @@ def merge_duplicates(manifest: pd.DataFrame) -> pd.DataFrame:
     right; near-duplicates under different brands are kept and say so in `suspect`.
     """
     number, _, exact = _pairs(manifest)
+    component, copies = (components(pairs, len(manifest)) for pairs in (number, number[exact]))
     in_pair = np.isin(np.arange(len(manifest)), number)
-    cluster = np.full(len(manifest), None, object)
-    component = _components(number, len(manifest))
     first = pd.Series(np.arange(len(manifest))).groupby(component).transform("min").to_numpy()
-    cluster[in_pair] = manifest.path.to_numpy()[first[in_pair]]
-    manifest = manifest.assign(cluster=cluster, suspect=None)
+    cluster = np.where(in_pair, manifest.path.to_numpy()[first], None)
     vehicles = pd.factorize(manifest.vehicle)[0]
-    together = _components(vehicles[number], vehicles.max(initial=0) + 1)[vehicles]
-    manifest["vehicle"] = manifest.groupby(together).vehicle.transform("first").astype(object)
-    copies = _components(number[exact], len(manifest))
-    _mark(manifest, copies, "problem", "contradiction: the same photo is named {}")
-    _mark(manifest[manifest.problem.isna()], component, "suspect", "near-duplicates are named {}", into=manifest)
-    return manifest
+    together = components(vehicles[number], vehicles.max(initial=-1) + 1)[vehicles]
+    good = manifest.problem.isna().to_numpy()
+    contradiction, suspect = (_brands_named(manifest, group) for group in (copies, component))
+    set_aside = good & contradiction.notna()
+    reason = "contradiction: the same photo is named " + contradiction
+    return manifest.assign(
+        cluster=cluster,
+        vehicle=manifest.groupby(together).vehicle.transform("first").astype(object),
+        problem=manifest.problem.astype(object).where(~set_aside, reason),
+        suspect=("near-duplicates are named " + suspect).where(good & ~set_aside, None),
+    )
 
 
-def _mark(rows: pd.DataFrame, component: np.ndarray, column: str, text: str, into: pd.DataFrame | None = None) -> None:
-    """Write into a column of those rows whose component carries several brands which brands these are."""
-    named = rows[rows.brand.notna()]
-    brands = named.brand.groupby(component[named.index]).agg(lambda names: sorted(set(names)))
-    for number, names in brands[brands.str.len() > 1].items():
-        at = rows.index[component[rows.index] == number]
-        (rows if into is None else into).loc[at, column] = text.format(" and ".join(names))
+def _brands_named(manifest: pd.DataFrame, group: np.ndarray) -> pd.Series:
+    """For each row "Audi and BMW" where its group carries these brands; missing where it carries one or none."""
+    brands = manifest.brand[(manifest.width > 0) & manifest.brand.notna()]
+    named = brands.groupby(group[brands.index]).agg(lambda names: sorted(set(names)))
+    text = named[named.str.len() > 1].str.join(" and ").astype(object)
+    return pd.Series(text.reindex(group).to_numpy(object), manifest.index, dtype=object)
 
 
-def _components(pairs: np.ndarray, n: int) -> np.ndarray:
-    """Number of the group of each of n things, of which some pairs [m, 2] belong together."""
+def components(pairs: np.ndarray, n: int) -> np.ndarray:
+    """Number, int [n], of the group of each of n things, of which some pairs int [m, 2] belong together."""
     graph = coo_matrix((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
     return connected_components(graph, directed=False)[1]
 
@@ -134,8 +136,7 @@ def _pairs(manifest: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     copies = _equal(manifest.sha256.where(decoded))
     known = np.flatnonzero(manifest.fingerprint.notna() & decoded)
     known = known[~np.isin(known, copies[:, 1])]  # copies are compared through their first
-    prints = np.frombuffer(bytes.fromhex("".join(manifest.fingerprint.iloc[known])), np.uint8).reshape(-1, VIEWS, 32)
-    near, bits = _near(prints)
+    near, bits = _near(_bytes_of(manifest.fingerprint.iloc[known]))
     near = np.concatenate([copies, known[near]])
     return near, np.concatenate([np.zeros(len(copies), int), bits]), np.arange(len(near)) < len(copies)
 
@@ -145,6 +146,17 @@ def _equal(values: pd.Series) -> np.ndarray:
     rows = pd.Series(np.flatnonzero(values.notna()))
     first = rows.groupby(values[values.notna()].to_numpy()).transform("first")
     return np.stack([first, rows], 1)[(first != rows).to_numpy()]
+
+
+def same_pictures(fingerprints: pd.Series) -> np.ndarray:
+    """Number, int [n], of the picture that each photo shows; photos without a fingerprint are pictures of their own."""
+    known = np.flatnonzero(fingerprints.notna())
+    return components(known[_near(_bytes_of(fingerprints.iloc[known]))[0]], len(fingerprints))
+
+
+def _bytes_of(fingerprints: pd.Series) -> np.ndarray:
+    """uint8 [n, VIEWS, 32]"""
+    return np.frombuffer(bytes.fromhex("".join(fingerprints)), np.uint8).reshape(-1, VIEWS, 32)
 
 
 def _near(prints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -167,7 +179,7 @@ def _near(prints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             close = distance <= NEAR
             if close.any():
                 pairs, bits = np.concatenate([pairs, found[close]]), np.concatenate([bits, distance[close]])
-                group = _components(pairs, len(prints))
+                group = components(pairs, len(prints))
     graph = coo_matrix((bits + 1, np.sort(pairs, 1).T), shape=(len(prints), len(prints)))
     nearest = minimum_spanning_tree(graph).tocoo()
     return np.stack([nearest.row, nearest.col], 1).astype(np.int64), nearest.data.astype(np.int64) - 1

@@ -18,7 +18,7 @@ from carclf.files import file_state
 from carclf.fingerprints import SIDE, fingerprint
 from carclf.photos import PhotoError, glance, read_bytes
 
-VERSION = 1  # raise when a photo would be read otherwise than before
+VERSION = 2  # raise when a photo would be read otherwise than before
 COLUMNS = ("bytes", "mtime_ns", "width", "height", "problem", "sha256", "fingerprint")
 CHUNK = 1_000  # files read between two writes to the memory: a scan that is stopped loses no more
 FOLDER = "CARCLF_CACHE"  # environment variable: where the memory lies instead of in the user's cache folder
@@ -51,9 +51,10 @@ def inspect(paths: list[str]) -> pd.DataFrame:
     with closing(_Memory()) as memory:
         seen = [memory.recall(now)]
         todo = now.drop(seen[0].index)
+        quiet = {"disable": True} if todo.empty else {}  # else tqdm's own settings decide
         with (
             ThreadPoolExecutor(os.cpu_count()) as pool,  # Pillow decodes outside the interpreter lock
-            tqdm(desc="scan", total=len(todo), unit="photo", leave=False, disable=todo.empty) as bar,
+            tqdm(desc="scan", total=len(todo), unit="photo", leave=False, **quiet) as bar,
         ):
             for start in range(0, len(todo), CHUNK):
                 part = todo.iloc[start : start + CHUNK]
@@ -84,7 +85,7 @@ class _Memory:
     """What earlier scans saw of the files that could be used; where it fails, a scan goes on without it."""
 
     def __init__(self):
-        folder = Path(os.environ.get(FOLDER) or user_cache_path("carclf", appauthor=False))
+        folder = Path(os.environ.get(FOLDER) or user_cache_path("carclf", appauthor=False)).expanduser()
         self.file = folder / f"scans-v{VERSION}.sqlite"
         try:
             folder.mkdir(parents=True, exist_ok=True)

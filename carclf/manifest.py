@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,8 +59,12 @@ def list_photos(folder: str | os.PathLike) -> list[str]:
     return sorted(found)
 
 
-def scan(folder: str | os.PathLike) -> pd.DataFrame:
+def scan(folder: str | os.PathLike | Sequence[str | os.PathLike]) -> pd.DataFrame:
     """Read the names, and decode every photo of a folder that is new or has changed since the last scan.
+
+    Parameters
+    ----------
+    folder : one folder, or several: copies are then found across them as well
 
     Returns
     -------
@@ -88,7 +93,8 @@ def scan(folder: str | os.PathLike) -> pd.DataFrame:
     NotADirectoryError, ValueError
         Where there is no such folder, or no photo in it.
     """
-    paths = list_photos(folder)
+    folders = [folder] if isinstance(folder, (str, os.PathLike)) else folder
+    paths = sorted({path for one in folders for path in list_photos(one)})
     names = pd.DataFrame([read_name(p) for p in paths], columns=["brand", "model", "vehicle", "label_from"])
     facts = inspect(paths).rename_axis("path").reset_index()
     manifest = merge_duplicates(pd.concat([facts, names], axis=1))
@@ -183,7 +189,9 @@ def report(manifest: pd.DataFrame) -> Report:
 
 def set_aside(manifest: pd.DataFrame) -> pd.DataFrame:
     """The rows that are not `usable`: columns `path` (below the common folder), `brand` and `reason`."""
-    rest = manifest.drop(usable(manifest).index)
+    rest = manifest[manifest.brand.isna() | manifest.problem.notna()]
+    if manifest.empty:
+        return pd.DataFrame(columns=["path", "brand", "reason"], dtype=object)
     root = os.path.commonpath(manifest.path.map(os.path.dirname).tolist())
     return pd.DataFrame(
         {
@@ -213,7 +221,7 @@ def read_table(source: str | os.PathLike) -> pd.DataFrame:
     absent = {"path", "brand", "vehicle", "problem", "split"} - set(table)
     if absent:
         raise ValueError(f"{source} lacks the columns {', '.join(sorted(absent))}; give the split.csv of a run")
-    return table
+    return table.assign(**dict.fromkeys(set(TEXTS) - set(table)))  # of an earlier version
 
 
 def read_test(source: str | os.PathLike) -> pd.DataFrame:

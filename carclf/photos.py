@@ -162,7 +162,7 @@ def read_bytes(source: Source, limits: Limits = LIMITS) -> bytes:
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
     elif isinstance(source, (str, os.PathLike)):
-        path = Path(source)
+        path = Path(os.fsdecode(source))
         try:
             if not path.is_file():  # a folder, a pipe or a device would hang or fill the memory
                 raise PhotoError("unreadable", "there is no such file" if not path.exists() else "not a regular file")
@@ -178,8 +178,8 @@ def read_bytes(source: Source, limits: Limits = LIMITS) -> bytes:
             raise PhotoError("unsupported", "the file was opened as text; open it with mode 'rb'")
         try:
             data = source.read(limits.max_bytes + 1)
-        except (OSError, ValueError) as error:
-            raise PhotoError("unreadable", str(error)) from error
+        except Exception as error:  # of a cut archive or a broken connection they raise whatever they like
+            raise _refusal(error) from error
     else:
         raise PhotoError("unsupported", f"a photo is a path, bytes or a binary file, not {type(source).__name__}")
     if not isinstance(data, bytes):

@@ -26,7 +26,7 @@ def score_splits(
     Parameters
     ----------
     recipe : backbone, seed, device and first photo size are taken from it
-    manifest, cache : as for `fit`; a column split is not looked at, and no test photo of such a split is scored
+    manifest, cache : as for `fit`; photos that it marks test are neither learned nor scored here
     wholes : what `carclf.split` keeps whole, for each row
 
     Returns
@@ -36,17 +36,20 @@ def score_splits(
     """
     stage = Stage("head", EPOCHS, 3e-3, recipe.stages[0].size)
     short = replace(recipe, stages=(stage,), head_views=2)
+    asked = manifest
+    if "split" in manifest:
+        asked = manifest.assign(problem=manifest.problem.astype(object).mask(manifest.split == "test", "to be tested"))
     rows = []
     for whole in wholes:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "brands with fewer than 3")  # the user's own split has said so
-            divided = split(manifest, seed=recipe.seed, whole=whole)
+            divided = split(asked, seed=recipe.seed, whole=whole)
         with TemporaryDirectory() as folder:
             classifier = fit(short, divided, cache, folder).classifier
         valid = classifier.predict(divided[divided.split == "valid"])
         found = metrics(valid, classes=classifier.classes, seed=recipe.seed)
-        asked = divided.assign(split=divided.split.map({"train": "train", "valid": "test"}))
-        share = leakage(asked).share["vehicle"]
+        scored = divided.assign(split=divided.split.map({"train": "train", "valid": "test"}))
+        share = leakage(scored).share["vehicle"]
         rows.append((WAYS[whole], found["n"], share, *(found[f"accuracy{end}"] for end in ("", "_low", "_high"))))
     columns = ["split", "photos", "with_sibling_in_train", "accuracy", "low", "high"]
     return pd.DataFrame(rows, columns=columns).set_index("split")

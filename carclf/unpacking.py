@@ -94,7 +94,8 @@ def _plan(members: list[Member], folder: Path, limits: ArchiveLimits, aside: dic
     """Path below the folder -> member, for all that may come out; the others go to `aside`."""
     plan, taken, root = {}, {}, Path(os.path.realpath(folder))
     for member in members:
-        name = PurePosixPath(member.name).as_posix()  # './a.jpg' and 'a//b.jpg' are common and harmless
+        # './a.jpg', 'a//b.jpg' and, from Windows, 'a\\b.jpg' are common and harmless.
+        name = PurePosixPath(member.name.replace("\\", "/")).as_posix()
         problem = (
             member.problem
             or _name_problem(name, root)

@@ -94,7 +94,7 @@ def test_cache_is_built_and_a_changed_pixel_is_found(photo_folder, tmp_path, cap
     command = ["cache", str(photo_folder), "--cache", str(tmp_path), "--cache-size", "40", "--verify"]
     assert main(command) == 0
     assert "40 of 40 photos are in" in (said := capsys.readouterr().out)
-    assert said.endswith("a sample of them was decoded again: all are equal\n")
+    assert said.endswith("all of them were decoded again and are equal\n")
     (array,) = tmp_path.rglob("photos.npy")
     content = bytearray(array.read_bytes())
     content[-1] ^= 255

@@ -94,6 +94,7 @@ def test_what_is_left_out_has_its_reason(photo_folder, tmp_path):
     volvo = manifest.index[(manifest.brand == "Volvo") & (manifest.split == "train")]
     manifest.loc[volvo, "problem"] = "truncated: half of it"
     manifest.loc[0, "brand"] = None
+    manifest.loc[manifest.index[(manifest.brand == "Audi") & (manifest.split == "test")][0], "split"] = "other"
     cache.problems.loc[0] = [manifest.path[1], "unreadable: gone"]
     table = Dataset.of(manifest, cache).left_out(manifest)
     valid = ((manifest.brand == "Volvo") & (manifest.split == "valid")).sum()
@@ -102,5 +103,6 @@ def test_what_is_left_out_has_its_reason(photo_folder, tmp_path):
         "its brand has no photo in train": valid,
         "neither the name nor the folder carries a brand": 1,
         "unreadable: gone": 1,
+        "neither in train nor in valid nor in test": 1,
     }
     assert table.columns.tolist() == ["path", "brand", "reason"]

@@ -86,10 +86,10 @@ def test_other_pictures_are_far():
     assert nearest > 2 * NEAR
 
 
-def test_a_fingerprint_is_three_views_of_256_bits_half_of_them_set():
+def test_a_fingerprint_is_four_views_of_256_bits_half_of_them_set():
     found = fingerprint(picture(0))
     views = np.frombuffer(bytes.fromhex(found), np.uint8).reshape(VIEWS, 32)
-    assert len(found) == 192
+    assert len(found) == 256
     assert COUNT[views].sum(1).tolist() == [128] * VIEWS
     assert fingerprint(picture(0)) == found
 
@@ -185,7 +185,7 @@ def test_near_duplicates_under_two_brands_are_suspects_and_copies_are_set_aside(
     found = merge_duplicates(manifest)
     contradiction = "contradiction: the same photo is named Kia and Seat"
     assert found.problem.tolist() == [None, None, contradiction, contradiction, None, None, None]
-    assert found.suspect.tolist() == ["near-duplicates are named Audi and BMW"] * 2 + [None] * 5
+    assert found.suspect.fillna("").tolist() == ["near-duplicates are named Audi and BMW"] * 2 + [""] * 5
     assert found.vehicle[0] == found.vehicle[1]
     assert found.cluster[5] == found.cluster[6] == manifest.path[5]
 
@@ -196,3 +196,11 @@ def test_broken_files_are_nobodys_duplicates():
     found = merge_duplicates(manifest)
     assert found.cluster.isna().all()
     assert found.problem.tolist() == manifest.problem.tolist()
+
+
+def test_a_third_copy_of_a_disputed_picture_is_a_suspect():
+    prints = random_prints(1).repeat(3, 0)
+    manifest = table(text(prints), brand=["Audi", "BMW", "Audi"], sha256=["same", "same", "smaller"])
+    found = merge_duplicates(manifest)
+    assert found.problem.notna().tolist() == [True, True, False]
+    assert found.suspect.fillna("").tolist() == ["", "", "near-duplicates are named Audi and BMW"]

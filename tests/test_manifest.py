@@ -325,3 +325,24 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", locked)
     with pytest.warns(UserWarning, match=r"1 folders cannot be read, such as '.*locked' \(Permission denied\); their"):
         assert len(scan(tmp_path)) == 1
+
+
+def test_several_folders_are_one_manifest_whose_copies_are_found(tmp_path):
+    draw(tmp_path / "a" / "Audi_A4_1.jpg", seed=1)
+    draw(tmp_path / "b" / "Audi_A4_1.jpg", seed=1)
+    draw(tmp_path / "b" / "c" / "BMW_X5_1.jpg", seed=2)
+    manifest = scan([tmp_path / "a", tmp_path / "b", tmp_path / "b" / "c"])
+    assert len(manifest) == 3
+    assert manifest.vehicle.nunique() == 2
+    assert manifest.index.is_unique
+
+
+def test_a_table_of_an_earlier_version_can_still_be_read(tmp_path, photo_folder):
+    old = split(scan(photo_folder)).drop(columns=["sha256", "fingerprint", "cluster", "suspect"])
+    old.to_csv(tmp_path / "split.csv", index=False)
+    test = read_test(tmp_path / "split.csv")
+    assert set(COLUMNS) <= set(test)
+    assert "brands" in summary(test)
+    assert len(report(test).brands) == 4
+    again = split(scan(photo_folder), seed=9, previous=tmp_path / "split.csv")
+    assert again.split.tolist() == old.split.tolist()

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from carclf.fingerprints import VIEWS
 from carclf.manifest import scan, usable
 from carclf.splits import SPLITS, leakage, split
 
@@ -249,6 +250,79 @@ def test_a_table_that_is_no_split_is_refused(tmp_path):
         split(manifest, previous=manifest)
     with pytest.raises(FileNotFoundError, match=r"there is no .*split\.csv; give the split\.csv of a run"):
         split(manifest, previous=tmp_path / "split.csv")
+
+
+def test_an_earlier_split_holds_for_photos_without_a_model_as_well():
+    manifest = table([("Audi", None, 1)] * 9 + [("Audi", m, 1) for m in "abc"] + [("BMW", m, 1) for m in "abcd"])
+    before = quiet_split(manifest)
+    assert (before.split[manifest.model.isna()] == "test").any()
+    after = quiet_split(manifest, whole="model", previous=before)
+    assert (after.split[before.split == "test"] == "test").all()
+
+
+def test_a_tested_photo_that_was_set_aside_once_is_still_remembered():
+    manifest = table([("Audi", None, 1)] * 8 + [("BMW", None, 1)] * 8)
+    first = split(manifest)
+    tested = (first.split == "test") & (first.brand == "Audi")
+    broken = split(
+        manifest.assign(problem=first.split.where(~tested, "unreadable").where(tested, None)), previous=first
+    )
+    assert set(broken.split[tested]) == {"test"}
+    assert split(manifest, seed=3, previous=broken).split.equals(first.split)
+
+
+def test_a_vehicle_merged_under_another_name_is_known_by_its_files():
+    listing = "/photos/Audi_{}_2015_37_18_250_20_4_70_54_180_16_AWD_5_4_4dr_{}.jpg"
+    manifest = table([("Audi", None, 1)] * 6 + [("BMW", None, 1)] * 6)
+    old = pd.DataFrame({"path": [listing.format("A3", "abc")], "brand": "Audi", "vehicle": "A3", "problem": None})
+    before = quiet_split(pd.concat([manifest, old], ignore_index=True)).assign(split="train")
+    before.loc[before.path == old.path[0], "split"] = "test"
+    new = old.assign(path=listing.format("A3", "xyz"), vehicle="A00")
+    other = old.assign(path=listing.format("A00", "abc"), vehicle="A00")
+    after = quiet_split(pd.concat([manifest, new, other], ignore_index=True), previous=before)
+    assert after.split[after.vehicle == "A00"].tolist() == ["test", "test"]
+
+
+def test_a_picture_is_known_again_in_another_size_and_place():
+    prints = np.random.default_rng(0).integers(0, 256, (12, VIEWS * 32), dtype=np.uint8)
+    manifest = table([("Audi", None, 1)] * 6 + [("BMW", None, 1)] * 6)
+    manifest["fingerprint"] = [one.tobytes().hex() for one in prints]
+    before = split(manifest)
+    prints[:, :3] ^= 1  # three bits of the first view
+    moved = [one.tobytes().hex() for one in prints]
+    now = manifest.assign(path="/new" + manifest.path, vehicle="/new" + manifest.vehicle, fingerprint=moved)
+    assert split(now, seed=4, previous=before).split.tolist() == before.split.tolist()
+
+
+def test_an_earlier_split_of_other_photos_is_refused_and_of_half_of_them_named():
+    manifest = table([("Audi", None, 1)] * 8 + [("BMW", None, 1)] * 8)
+    before = split(manifest)
+    elsewhere = before.assign(path="/elsewhere" + before.path, vehicle="/elsewhere" + before.vehicle)
+    with pytest.raises(ValueError, match="none of the 16 photos of the previous split is recognised"):
+        split(manifest, previous=elsewhere)
+    mostly = pd.concat([before[:4], elsewhere[4:]])
+    with pytest.warns(UserWarning, match="only 4 photos are recognised of the 16 of the previous split"):
+        split(manifest, previous=mostly)
+
+
+def test_an_earlier_split_that_leaves_nothing_to_learn_is_refused():
+    manifest = table([(brand, "one model", 1) for brand in ("Audi", "BMW") for _ in range(10)])
+    with pytest.raises(ValueError, match=r"leaves 0 of 20 photos to train, and none of Audi, BMW; if it was made with"):
+        quiet_split(manifest, whole="model", previous=split(manifest))
+
+
+def test_a_photo_whose_name_is_disputed_stays_in_train_also_where_its_other_was_set_aside():
+    manifest = table([("Audi", None, 1)] * 6 + [("BMW", None, 1)] * 6).assign(suspect=None)
+    manifest.loc[2, "suspect"] = "near-duplicates are named Audi and BMW"
+    assert {split(manifest, seed=seed).split[2] for seed in range(10)} == {"train"}
+
+
+def test_rows_of_one_number_are_refused_with_the_remedy():
+    manifest = table([("Audi", None, 1)] * 3 + [("BMW", None, 1)] * 3)
+    with pytest.raises(ValueError, match=r"scan several folders in one call: scan\(\[a, b\]\)"):
+        split(pd.concat([manifest, manifest]))
+    with pytest.raises(ValueError, match="seed=-1 must be 0 or more"):
+        split(manifest, seed=-1)
 
 
 # --- leaks
