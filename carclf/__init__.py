@@ -9,7 +9,7 @@ _HOMES = {
     "brands": ("parse_brand", "parse_name", "brand_table", "owner_of"),
     "photos": ("Limits", "PhotoError", "read_photo"),
     "fingerprints": ("duplicates",),
-    "manifest": ("Report", "read_test", "report", "scan", "set_aside", "summary", "usable"),
+    "manifest": ("Report", "read_table", "read_test", "report", "scan", "set_aside", "summary", "usable"),
     "splits": ("leakage", "split"),
     "cache": ("TensorCache",),
     "augment": ("Augment",),
@@ -21,24 +21,39 @@ _HOMES = {
     "lr_finder": ("RangeTest", "find_lr"),
     "evaluation": (
         "brand_report",
-        "choose_threshold",
         "confused_pairs",
         "confusion",
         "metrics",
         "metrics_table",
         "save_predictions",
         "save_results",
-        "threshold_table",
     ),
-    "demo": ("draw_demo",),
+    "comparisons": ("by_novelty", "compare"),
+    "calibration": (
+        "calibration_error_interval",
+        "expected_calibration_error",
+        "fit_temperature",
+        "reliability_table",
+        "rescale",
+    ),
+    "thresholds": ("choose_threshold", "operating_points", "promised", "risk_coverage_area", "threshold_table"),
+    "mistakes": ("apply_corrections", "confident_mistakes", "highest_losses", "label_suspects", "save_suspects"),
+    "shares": ("brand_shares", "shares_on"),
+    "html_page": ("Section",),
+    "report_page": ("write_report",),
+    "novelty": ("Novelty", "novelty_metrics"),
+    "explain": ("grad_cam",),
+    "explain_page": ("inside_share", "overlay_page"),
+    "assessment": ("decisions", "evaluate", "settle"),
+    "demo": ("car_boxes", "draw_demo"),
     "unpacking": ("unpack",),
     "downloading": ("download",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 _MODULES = (
     *_HOMES,
-    *("checkpoints", "dataset", "devices", "engine", "galleries", "inspection", "mixing"),
-    *("objective", "plots", "processes", "records", "tensors", "widgets"),
+    *("cards", "checkpoints", "dataset", "devices", "engine", "evaluation_plots", "galleries", "inspection"),
+    *("intervals", "mixing", "objective", "plots", "processes", "records", "style", "tensors", "widgets"),
 )
 
 __version__ = "0.1.0"

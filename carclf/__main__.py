@@ -8,6 +8,7 @@ python -m carclf demo DIR                     draw the demo photos
 python -m carclf train DIR --out RUN          train, or go on
 python -m carclf evaluate MODEL DIR           how good a model is
 python -m carclf predict MODEL PATH… --csv F  name the brand on photos
+python -m carclf shares RUN PATH…             which brands drive there, and how often
 """
 
 from __future__ import annotations
@@ -112,7 +113,13 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(_evaluate, "compare a model's predictions with the brands in the names of a folder's photos")
     sub.add_argument("model")
     sub.add_argument("dir", help="a folder of photos, or the split.csv of a run for its test photos")
-    sub.add_argument("--out", help="write predictions.csv and metrics.json into this folder")
+    sub.add_argument("--out", help="write everything into this folder: report.html, metrics, predictions, pictures")
+
+    sub = command(_shares, "which share of photos without names each brand has, corrected for the model's confusions")
+    sub.add_argument("folder", help="folder of a run, with model/ and split.csv")
+    sub.add_argument("path", nargs="+")
+    sub.add_argument("--csv", help="write the shares there")
+    sub.add_argument("--picture", help="draw them into this picture, such as shares.png")
 
     sub = command(_predict, "name the brand on photos")
     sub.add_argument("model")
@@ -189,8 +196,7 @@ def _train(options: argparse.Namespace) -> None:
     run = carclf.fit(recipe, manifest, cache, options.out, log_with=options.log_with)
     if not _is_first():
         return
-    valid = run.classifier.predict(manifest[manifest.split == "valid"])
-    run.classifier.accept_above(carclf.choose_threshold(valid, accuracy=0.95), run.folder / "model")
+    carclf.settle(run.classifier, manifest, run.folder / "model")
     print(run.history.to_string(index=False))
     print(f"model: {run.folder / 'model'}")
 
@@ -223,11 +229,25 @@ def _setting(text: str) -> tuple[str, object]:
 
 def _evaluate(options: argparse.Namespace) -> None:
     classifier = carclf.Classifier.load(options.model)
-    predictions = classifier.predict(carclf.read_test(options.dir))
-    metrics = carclf.metrics(predictions, classes=classifier.classes)
-    print(json.dumps(metrics, indent=1))
+    test = carclf.read_test(options.dir)
     if options.out:
-        carclf.save_results(predictions, metrics, options.out)
+        split = carclf.read_table(options.dir) if Path(options.dir).is_file() else None
+        _, metrics = carclf.evaluate(classifier, test, options.out, split)
+    else:
+        metrics = carclf.metrics(classifier.predict(test), classes=classifier.classes)
+    print(json.dumps(metrics, indent=1))
+
+
+def _shares(options: argparse.Namespace) -> None:
+    run = Path(options.folder)
+    split = carclf.read_table(run / "split.csv")
+    classifier = carclf.Classifier.load(run / "model")
+    shares = carclf.shares_on(classifier, split[split.split == "valid"], options.path)
+    print((shares[shares.high >= 0.001] * 100).round(1).to_string())
+    if options.csv:
+        shares.to_csv(options.csv, encoding="utf-8")
+    if options.picture:
+        carclf.evaluation_plots.brand_shares(shares).figure.savefig(options.picture)
 
 
 def _predict(options: argparse.Namespace) -> None:
@@ -235,7 +255,7 @@ def _predict(options: argparse.Namespace) -> None:
     predictions = classifier.predict(options.path)
     if options.csv:
         carclf.save_predictions(predictions, options.csv)
-    shown = predictions[["path", "predicted", "confidence", "accepted", "problem"]]
+    shown = predictions[["path", "predicted", "confidence", "decision", "problem"]]
     print(shown.assign(path=shown.path.map(lambda p: Path(p).name)).to_string(index=False))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -21,13 +21,13 @@ from carclf.augment import Augment
 from carclf.cache import to_square
 from carclf.card import CARD, Card, read_card
 from carclf.files import writing
-from carclf.manifest import list_photos, read_name
-from carclf.models import empty_model, features_and_logits, head_of, normalisation
+from carclf.models import empty_model, features_and_logits, n_features, normalisation
+from carclf.novelty import Novelty
 from carclf.photos import PhotoError, Source
+from carclf.predictions import photos_of, tabulate
 from carclf.tensors import read_tensors, write_tensors
 
-WEIGHTS = "model.safetensors"
-CARRIED = ("brand", "model", "vehicle", "split")  # columns of a manifest that its predictions keep
+WEIGHTS, NOVELTY = "model.safetensors", "novelty.safetensors"
 
 
 class Scores(NamedTuple):
@@ -53,12 +53,13 @@ class Classifier:
     model : nn.Module in eval mode
     card : Card
     classes : list of str, sorted
+    novelty : Novelty, when a photo is unknown; None where that was not chosen, and no photo is
     """
 
-    def __init__(self, model: nn.Module, card: Card, device: str = "auto"):
+    def __init__(self, model: nn.Module, card: Card, device: str = "auto", novelty: Novelty | None = None):
         if list(card.classes) != sorted(set(card.classes)):
             raise ValueError(f"the classes of a model must be sorted and without doubles, got {list(card.classes)}")
-        self.card = card
+        self.card, self.novelty = card, novelty
         self.device = devices.pick(device)
         self.model = model.eval().to(self.device.torch, memory_format=self.device.memory_format)
         mean, std = normalisation(card.backbone)
@@ -94,7 +95,12 @@ class Classifier:
             raise ValueError(
                 f"{folder / WEIGHTS} does not fit {CARD} ({first}); copy both files of one model"
             ) from error
-        return cls(model, card, device)
+        novelty = None
+        if card.novelty is not None:
+            arrays = read_tensors(folder / NOVELTY)[0] if (folder / NOVELTY).is_file() else {}
+            arrays = {name: array.numpy() for name, array in arrays.items()}
+            novelty = Novelty.of(card.novelty, arrays, n_features(model, card.backbone))
+        return cls(model, card, device, novelty)
 
     def save(self, folder: str | os.PathLike) -> Path:
         """Write the model folder; each file appears whole or not at all."""
@@ -102,8 +108,20 @@ class Classifier:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         write_tensors(folder / WEIGHTS, self.model.state_dict())
-        self.card.save(folder)
+        self._save_novelty(folder)
         return folder
+
+    def _save_novelty(self, folder: Path) -> None:
+        (folder / NOVELTY).unlink(missing_ok=True)  # of another model that was here
+        if self.novelty is not None and self.novelty.arrays:
+            write_tensors(folder / NOVELTY, {k: torch.from_numpy(v) for k, v in self.novelty.arrays.items()})
+        self.card.save(folder)
+
+    def know(self, novelty: Novelty, folder: str | os.PathLike | None = None) -> None:
+        """Decide by this from now on which photos are unknown; with a folder, also in the model saved there."""
+        self.novelty, self.card = novelty, replace(self.card, novelty=novelty.facts)
+        if folder is not None:
+            self._save_novelty(Path(folder))
 
     def accept_above(self, threshold: float, folder: str | os.PathLike | None = None) -> None:
         """Accept predictions from this confidence on (0 to 1); with a folder, also in the model saved there.
@@ -118,6 +136,18 @@ class Classifier:
         self.card = replace(self.card, threshold=float(threshold))
         if folder is not None:
             self.card.save(Path(folder))
+
+    def calibrate(self, temperature: float) -> None:
+        """Divide the logits by this from now on; `carclf.fit_temperature` finds it.
+
+        Raises
+        ------
+        ValueError
+            For a temperature that is not positive and finite.
+        """
+        if not 0 < temperature < float("inf"):
+            raise ValueError(f"temperature {temperature} must be positive; carclf.fit_temperature gives one")
+        self.card = replace(self.card, temperature=float(temperature))
 
     def predict(
         self,
@@ -144,7 +174,9 @@ class Classifier:
         confidence  float, 0 to 1, of the predicted brand; NaN where unreadable
         loss        float, -log of the probability of `brand`, in nats; NaN where the model does not know it
         top5        dict, brand to probability, best first; None where unreadable
-        accepted    bool: confidence is at least the card's threshold
+        decision    "accepted"; "unsure", confidence is below the card's threshold; "unknown", unlike all that
+                    the model has learned from, so perhaps another brand or no car; missing where unreadable
+        accepted    bool: the decision is "accepted"
         problem     str, or missing: why the photo could not be read, or why the manifest sets it aside
         ==========  ========================================================================================
 
@@ -159,11 +191,9 @@ class Classifier:
         batch_size: int = 64,
     ) -> Scores:
         """As `predict`, with the logits and features of every photo beside the table."""
-        table, photos, problems = _collect(sources, names)
+        table, photos, problems = photos_of(sources, names)
         logits = np.full((len(photos), len(self.classes)), np.nan, np.float32)
-        head = head_of(self.model, self.card.backbone)
-        n_features = next(m for m in head.modules() if isinstance(m, nn.Linear)).in_features
-        features = np.full((len(photos), n_features), np.nan, np.float32)
+        features = np.full((len(photos), n_features(self.model, self.card.backbone)), np.nan, np.float32)
         starts = range(0, len(photos), batch_size)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for start in tqdm(starts, "predict", unit="batch", leave=False, disable=len(starts) < 3):
@@ -174,7 +204,22 @@ class Classifier:
                     problems[i] = str(decoded[i])
                 if good:
                     logits[list(good)], features[list(good)] = self.outputs(np.stack(list(good.values())))
-        return Scores(self._tabulate(table, self.softmax(logits), problems), logits, features)
+        table["problem"] = pd.Series(problems, table.index, dtype=object)
+        return self.rescore(Scores(table, logits, features))
+
+    def rescore(self, scores: Scores) -> Scores:
+        """The same photos by today's temperature, threshold and novelty, from their logits and features."""
+        return scores._replace(table=self._tabulate(scores, self.card.temperature))
+
+    def untempered(self, scores: Scores) -> Scores:
+        """The same photos as if the temperature were 1."""
+        return scores._replace(table=self._tabulate(scores, 1.0))
+
+    def _tabulate(self, scores: Scores, temperature: float) -> pd.DataFrame:
+        logits, features = scores.logits, scores.features
+        unknown = np.zeros(len(logits), bool) if self.novelty is None else self.novelty.unknown(logits, features)
+        probabilities = softmax(logits / temperature, axis=1)
+        return tabulate(scores.table, probabilities, self.classes, self.card.threshold, unknown)
 
     def probabilities(self, photos: np.ndarray) -> np.ndarray:
         """Probabilities of squished photos.
@@ -206,51 +251,3 @@ class Classifier:
             return to_square(source, self.card.cache_size)
         except PhotoError as error:
             return error
-
-    def _loss(self, brands: pd.Series, probabilities: np.ndarray) -> np.ndarray:
-        number = brands.map({name: i for i, name in enumerate(self.classes)})
-        known = number.notna().to_numpy()
-        loss = np.full(len(brands), np.nan)
-        loss[known] = -np.log(probabilities[known, number[known].astype(int)].clip(1e-12))
-        return loss
-
-    def _tabulate(self, table: pd.DataFrame, probabilities: np.ndarray, problems: list[str | None]) -> pd.DataFrame:
-        names = np.array(self.classes, object)
-        # A stable sort of the negated values: ties go to the first brand by name, on every machine.
-        order = np.argsort(-probabilities, 1, kind="stable")[:, :5]
-        readable = ~np.isnan(probabilities[:, 0])
-        best = np.take_along_axis(probabilities, order, 1)
-        table["predicted"] = np.where(readable, names[order[:, 0]], None)
-        table["confidence"] = best[:, 0].astype(float)
-        table["loss"] = self._loss(table["brand"], probabilities)
-        table["top5"] = [
-            dict(zip(names[o], p.astype(float).tolist(), strict=True)) if ok else None
-            for o, p, ok in zip(order, best, readable, strict=True)
-        ]
-        table["accepted"] = (best[:, 0] >= self.card.threshold) & readable
-        table["problem"] = pd.Series(problems, table.index, dtype=object)
-        return table
-
-
-def _collect(sources, names: Sequence[str] | None) -> tuple[pd.DataFrame, list[Source], list[str | None]]:
-    """The table's first columns, what to decode, and why not, one a row each."""
-    if isinstance(sources, pd.DataFrame):
-        kept = [c for c in CARRIED if c in sources]
-        problems = sources["problem"] if "problem" in sources else [None] * len(sources)
-        known = [None if pd.isna(problem) else problem for problem in problems]
-        return sources[["path", *kept]].reset_index(drop=True), sources.path.tolist(), known
-    if isinstance(sources, (str, os.PathLike, bytes)):
-        sources = [sources]
-    photos = [photo for source in sources for photo in _expand(source)]
-    if names is None:
-        names = [str(p) if isinstance(p, (str, os.PathLike)) else f"photo {i}" for i, p in enumerate(photos, 1)]
-    if len(names) != len(photos):
-        raise ValueError(f"{len(names)} names for {len(photos)} photos; give one name a photo")
-    brands = [read_name(name)[0] for name in names]
-    table = pd.DataFrame({"path": list(names), "brand": pd.Series(brands, dtype=object)})
-    return table, photos, [None] * len(photos)
-
-
-def _expand(source: Source) -> Iterable[Source]:
-    is_folder = isinstance(source, (str, os.PathLike)) and os.path.isdir(source)  # noqa: PTH112 - never raises on NUL
-    return list_photos(source) if is_folder else [source]

@@ -10,6 +10,7 @@ import json
 import string
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from carclf.demo_car import Style
-from carclf.demo_picture import draw_photo
+from carclf.demo_picture import car_box, draw_photo
 
 VERSION = 1  # raise it with every change to what is drawn: a folder of another version is refused
 MARKER = ".demo.json"  # says whose photos these are; a dotfile, so nothing takes it for a photo
@@ -122,6 +123,29 @@ def draw_demo(folder: str | Path, seed: int = 0) -> DemoSummary:
     return DemoSummary(len(shots), brands, len({shot.vehicle for shot in shots}), flaws)
 
 
+def car_boxes(folder: str | Path, paths: Sequence[str | Path]) -> np.ndarray:
+    """Where the car is on photos of a folder that `draw_demo` has drawn, known without looking at a pixel.
+
+    Returns float [len(paths), 4]: left, top, right and bottom as shares of each photo's width and height, 0 to 1.
+
+    Raises:
+        ValueError: the folder holds no demo of this version, or a path is none of its photos.
+    """
+    folder = Path(folder)
+    try:
+        facts = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        facts = {}
+    if facts.get("version") != VERSION:
+        raise ValueError(f"{folder} holds no demo photos of version {VERSION}: give a folder that draw_demo has drawn")
+    shots = {(folder / shot.name).resolve(): shot for shot in _plan(facts["seed"])}
+    strange = [str(path) for path in paths if Path(path).resolve() not in shots]
+    if strange:
+        raise ValueError(f"{strange[0]} is no photo of the demo in {folder}: give paths below this folder")
+    looks = (_looks(shots[Path(path).resolve()], facts["seed"]) for path in paths)
+    return np.array([car_box(**each) for each in looks]).reshape(-1, 4)
+
+
 def _refuse_foreign(folder: Path, shots: list[Shot], facts: str) -> None:
     marker = folder / MARKER
     ours = {s.name for s in shots} if marker.exists() and marker.read_text(encoding="utf-8") == facts else set()
@@ -215,16 +239,22 @@ def _anonymous_name(rng: np.random.Generator, pattern: str) -> str:
     return f"Image_{number:06d}.jpg" if pattern == "image" else f"{number:05d}.jpg"
 
 
+def _looks(shot: Shot, seed: int) -> dict:
+    """What `draw_photo` and `car_box` are given, with fresh random streams."""
+    brand = BRANDS[shot.brand]
+    streams = {"model": (shot.brand, shot.model), "vehicle": ("vehicle", shot.vehicle), "photo": ("photo", shot.photo)}
+    looks = {"style": brand.style, "body": brand.models[shot.model], "view": shot.view}
+    return looks | {name: _rng(seed, *words) for name, words in streams.items()}
+
+
 def _file_bytes(shot: Shot, seed: int) -> bytes:
     """The content of one file."""
     if shot.flaw == "empty":
         return b""
     if shot.flaw == "text":
         return b"<html><body>404: this photo has been sold together with its car.</body></html>\n"
-    brand = BRANDS[shot.brand]
-    photo = _rng(seed, "photo", shot.photo)
-    streams = {"model": _rng(seed, shot.brand, shot.model), "vehicle": _rng(seed, "vehicle", shot.vehicle)}
-    image = draw_photo(brand.style, brand.models[shot.model], shot.view, photo=photo, **streams)
+    looks = _looks(shot, seed)
+    image, photo = draw_photo(**looks), looks["photo"]
     options = {"format": "JPEG", "quality": int(photo.integers(70, 94))}
     if shot.flaw == "grey":
         image = image.convert("L")

@@ -239,14 +239,36 @@ def draw_photo(
     `body` is a key of `BODIES`, `view` of `VIEWS`. The three random streams are used up; equal streams give equal
     pixels.
     """
+    image, light, car, camera = _scene(style, body, view, model, vehicle, photo)
+    sun = np.array([*photo.normal(0, 0.5, 2), 0.7]) + 0.6 * camera.axes[2]
+    _Painter(image, car, camera).paint_car(sun / np.linalg.norm(sun))
+    return _sign(_develop(image.reduce(2), light, photo))
+
+
+def car_box(
+    style: Style, body: str, view: str, *, model: Generator, vehicle: Generator, photo: Generator
+) -> np.ndarray:
+    """Where body, cabin and wheels are on the photo that `draw_photo` draws with the same arguments.
+
+    Returns float [4]: left, top, right and bottom as shares of the photo's width and height, 0 to 1. The shadow is
+    not counted; large lamps and wheel arches may stick out by some hundredths.
+    """
+    image, _, car, camera = _scene(style, body, view, model, vehicle, photo)
+    wheels = [car.disc(axle, car.radius, side * car.half) for axle in (0, 1) for side in (-1, 1)]
+    shells = [quads.reshape(-1, 3) for _, quads, _ in car.shells()]
+    seen = camera(np.concatenate([*wheels, *shells])) / image.size
+    return np.concatenate([seen.min(0), seen.max(0)]).clip(0, 1)
+
+
+def _scene(
+    style: Style, body: str, view: str, model: Generator, vehicle: Generator, photo: Generator
+) -> tuple[Image.Image, float, Car, _Camera]:
+    """The place without the car, drawn twice as large as the photo, its light, the car and the camera."""
     car = Car(style, body, model, vehicle)
     size = SIZES[vehicle.integers(len(SIZES))]
     large = (2 * size[0], 2 * size[1])  # drawn twice as large, then halved: smooth edges
     image, light = _background(large, vehicle, photo)
-    camera = _Camera(car, view, large, photo)
-    sun = np.array([*photo.normal(0, 0.5, 2), 0.7]) + 0.6 * camera.axes[2]
-    _Painter(image, car, camera).paint_car(sun / np.linalg.norm(sun))
-    return _sign(_develop(image.reduce(2), light, photo))
+    return image, light, car, _Camera(car, view, large, photo)
 
 
 def _sign(image: Image.Image) -> Image.Image:

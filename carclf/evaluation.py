@@ -12,21 +12,22 @@ The predictions table has one row a photo. These columns are read here:
 =============  ===========================================================================
 
 Only photos that were read and have a brand can be scored; `metrics` counts the others. Photos of one
-vehicle look alike, so they are right or wrong together: the interval of the accuracy resamples vehicles.
+vehicle look alike, so they are right or wrong together: intervals are over vehicles (`carclf.intervals`).
 """
 
 import json
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.cluster.hierarchy import leaves_list, linkage
+from scipy.sparse import hstack
 from scipy.spatial.distance import squareform
 from sklearn.metrics import precision_recall_fscore_support
 
 from carclf.brands import owner_of
 from carclf.files import write_text, writing
+from carclf.intervals import indicator, percentiles, resampled_sums, share_interval
 
 
 def scored(predictions, classes=None):
@@ -73,15 +74,15 @@ def metrics(predictions, *, classes=None, seed=0, n_boot=1000):
         The brands the model knows. Photos of any other brand are counted as ``unknown_brand`` and left out
         of every score; without `classes` no brand is unknown and such photos count as wrong.
     seed, n_boot : int
-        Random seed and number of resamples behind the interval of the accuracy.
+        Random seed and number of resamples of the vehicles, which are behind all intervals alike.
 
     Returns
     -------
     dict of int and float, ready for JSON. Counts: ``n`` photos scored, ``vehicles`` they show, and the photos
     not scored: ``unreadable``, ``unlabelled``, ``unknown_brand``; the four photo counts add up to the table.
-    Scores in 0..1: ``accuracy`` with its 95 % interval ``accuracy_low`` to ``accuracy_high``,
-    ``top5_accuracy``, ``macro_recall`` and ``macro_f1`` (plain means over the brands the photos show, so a
-    rare brand weighs as much as a common one), ``mean_confidence``.
+    Scores in 0..1: ``accuracy``, ``macro_recall`` and ``macro_f1``, each with its 95 % interval in ``…_low`` and
+    ``…_high``; ``top5_accuracy``; ``mean_confidence``. The macro scores are plain means over the brands the photos
+    show, so a rare brand weighs as much as a common one.
 
     Raises ValueError where no photo can be scored.
     """
@@ -89,67 +90,99 @@ def metrics(predictions, *, classes=None, seed=0, n_boot=1000):
     unreadable = predictions["predicted"].isna()
     unlabelled = ~unreadable & predictions["brand"].isna()
     in_top5 = [top5.get(brand) is not None for brand, top5 in zip(table["brand"], table["top5"], strict=True)]
-    low, high = _accuracy_interval(table, seed, n_boot)
-    report = brand_report(table)
+    draws, behind = resampled_scores(table, seed, n_boot), vehicles_behind(table)
+    found = {}
+    for name, score in plain_scores(table).items():
+        low, high = percentiles(draws[name], behind[name])
+        found |= {name: score, f"{name}_low": low, f"{name}_high": high}
     return {
         "n": len(table),
         "vehicles": int(table["vehicle"].nunique()),
         "unreadable": int(unreadable.sum()),
         "unlabelled": int(unlabelled.sum()),
         "unknown_brand": int(len(predictions) - len(table) - unreadable.sum() - unlabelled.sum()),
-        "accuracy": float(table["right"].mean()),
-        "accuracy_low": low,
-        "accuracy_high": high,
+        **found,
         "top5_accuracy": float(np.mean(in_top5)),
-        "macro_recall": float(report["recall"].mean()),
-        "macro_f1": float(report["f1"].mean()),
         "mean_confidence": float(table["confidence"].mean()),
     }
 
 
 def metrics_table(results):
     """The dict of `metrics` in words: a DataFrame of str with the column ``value``, for people."""
-    low, high = results["accuracy_low"], results["accuracy_high"]
     not_scored = ("unreadable", "unlabelled", "unknown_brand")
     rows = {
         "photos scored": f"{results['n']:,}, of {results['vehicles']:,} vehicles",
         "not scored": ", ".join(f"{k.replace('_', ' ')}: {results[k]:,}" for k in not_scored),
-        "accuracy": f"{results['accuracy']:.1%}, 95 % interval {low:.1%} to {high:.1%}",
     }
-    shares = ("top5_accuracy", "macro_recall", "macro_f1", "mean_confidence")
-    rows |= {k.replace("_", " "): f"{results[k]:.1%}" for k in shares}
+    for name in ("accuracy", "top5_accuracy", "macro_recall", "macro_f1", "mean_confidence"):
+        low, high = results.get(f"{name}_low"), results.get(f"{name}_high")
+        interval = "" if low is None else f", 95 % interval {low:.1%} to {high:.1%}"
+        rows[name.replace("_", " ")] = f"{results[name]:.1%}{interval}"
     return pd.Series(rows, name="value").to_frame()
-
-
-def _accuracy_interval(table, seed, n_boot):
-    """95 % percentile interval of the accuracy by a bootstrap over vehicles (Field and Welsh 2007)."""
-    vehicles = table.groupby("vehicle")["right"].agg(["sum", "size"]).to_numpy()
-    if len(vehicles) == 1:
-        return 0.0, 1.0  # one vehicle says nothing about the next
-    # Vehicles with as many photos and as many right ones are interchangeable, so a resample is one draw from
-    # a multinomial over the few kinds of vehicle, not over 100,000 vehicles.
-    kinds, counts = np.unique(vehicles, axis=0, return_counts=True)
-    random = np.random.default_rng(seed)
-    right, photos = (random.multinomial(len(vehicles), counts / len(vehicles), size=n_boot) @ kinds).T
-    low, high = np.quantile(right / photos, [0.025, 0.975])
-    # Resampling cannot invent an error (or a success) that was never seen; the exact binomial bound can.
-    certain = 0.025 ** (1 / len(vehicles))
-    return float(certain if low == 1 else low), float(1 - certain if high == 0 else high)
 
 
 def brand_report(predictions):
     """Scores of every brand the photos show, sorted by brand.
 
-    Returns a DataFrame indexed by ``brand``: ``precision``, ``recall``, ``f1`` (floats in 0..1; precision is
-    missing for a brand never predicted), ``photos`` and ``vehicles`` (ints).
+    Returns a DataFrame indexed by ``brand``: ``precision``, ``recall``, ``f1`` (floats in 0..1), each followed by its
+    95 % interval in ``…_low`` and ``…_high``; ``photos`` and ``vehicles`` (ints). The precision is missing for a brand
+    never predicted. Most brands have too few vehicles to resample, so the intervals are `intervals.share_interval`'s.
+    F1 is no share, but the photos that are of the brand and named so, as a share J of those that are either, tell it:
+    F1 = 2J / (1 + J) (Hand et al. 2021).
     """
     table = scored(predictions)
+    report, right, vehicle = _report(table), table["right"], table["vehicle"]
+    wrong = table[~right]
+    named = pd.concat([table["brand"], wrong["predicted"]], ignore_index=True)  # a mistake concerns two brands
+    of_either = [
+        pd.concat([one[column] for one in (table, wrong)], ignore_index=True) for column in ("right", "vehicle")
+    ]
+    reach = {
+        "precision": share_interval(right, vehicle, table["predicted"]),
+        "recall": share_interval(right, vehicle, table["brand"]),
+        "f1": share_interval(*of_either, named).transform(lambda share: 2 * share / (1 + share)),
+    }
+    for name, interval in reach.items():
+        report[[f"{name}_low", f"{name}_high"]] = interval.reindex(report.index)
+    ends = ("", "_low", "_high")
+    return report[[*(name + end for name in reach for end in ends), "photos", "vehicles"]]
+
+
+def _report(table):
     groups = table.groupby("brand")["vehicle"]
     brands = sorted(groups.groups)
     truth, said = table["brand"].to_numpy(object), table["predicted"].to_numpy(object)
     precision, recall, f1, photos = precision_recall_fscore_support(truth, said, labels=brands, zero_division=np.nan)
     columns = {"precision": precision, "recall": recall, "f1": f1, "photos": photos}
     return pd.DataFrame(columns, index=pd.Index(brands, name="brand")).assign(vehicles=groups.nunique())
+
+
+def plain_scores(table):
+    """``accuracy``, ``macro_recall`` and ``macro_f1`` of a table from `scored`: a dict of floats in 0..1."""
+    report = _report(table)
+    shares = {"accuracy": table["right"], "macro_recall": report["recall"], "macro_f1": report["f1"]}
+    return {name: float(share.mean()) for name, share in shares.items()}
+
+
+def resampled_scores(table, seed, n_boot):
+    """The `plain_scores` of resamples of the vehicles, each float64 [n_boot]; a resample has the brands it shows."""
+    brands = pd.Index(sorted(set(table["brand"])))
+    truth, said = (indicator(brands.get_indexer(table[column]), len(brands)) for column in ("brand", "predicted"))
+    sums = resampled_sums(hstack([truth, said, truth.multiply(said)]), table["vehicle"], seed, n_boot)
+    shown, named, right = np.split(sums, 3, axis=1)
+    seen = np.where(shown > 0, shown, np.nan)
+    return {
+        "accuracy": right.sum(axis=1) / shown.sum(axis=1),
+        "macro_recall": np.nanmean(right / seen, axis=1),
+        "macro_f1": np.nanmean(2 * right / (seen + named), axis=1),
+    }
+
+
+def vehicles_behind(table):
+    """How many vehicles stand behind each score; a mean over brands is as sure as the brands with few let it be."""
+    of_brands = table.groupby("brand")["vehicle"].nunique()
+    macro = len(of_brands) ** 2 / (1 / of_brands).sum()  # (Σw)² / Σw² with a vehicle's weight w (Kish 1965)
+    return {"accuracy": table["vehicle"].nunique(), "macro_recall": macro, "macro_f1": macro}
 
 
 def confusion(predictions, classes=None):
@@ -202,70 +235,6 @@ def confused_pairs(predictions, k=10):
     owners = [pairs[column].map(owner_of) for column in ("brand", "predicted")]
     pairs["same_owner"] = (owners[0] == owners[1]) & owners[0].notna()
     return pairs
-
-
-def threshold_table(predictions, thresholds=None):
-    """What answering only when ``confidence >= threshold`` costs and brings.
-
-    `thresholds` is a sequence of floats in 0..1; default 0, 0.05, …, 0.95, 0.99. Returns a DataFrame with a
-    row for each: ``threshold``, ``coverage`` (share of the photos answered), ``accuracy`` among the answered
-    (missing where none is), ``photos`` (int, answered).
-    """
-    table = scored(predictions).sort_values("confidence")
-    thresholds = np.append(np.arange(20) / 20, 0.99) if thresholds is None else np.asarray(thresholds, float)
-    first = np.searchsorted(table["confidence"].to_numpy(), thresholds, side="left")
-    photos = len(table) - first
-    right_from = np.append(table["right"].to_numpy()[::-1].cumsum()[::-1], 0)[first]
-    accuracy = np.where(photos > 0, right_from / np.maximum(photos, 1), np.nan)
-    return pd.DataFrame(
-        {"threshold": thresholds, "coverage": photos / len(table), "accuracy": accuracy, "photos": photos}
-    )
-
-
-def choose_threshold(valid_predictions, accuracy=0.95):
-    """The smallest confidence seen on valid from which on `accuracy` of the answers are right.
-
-    Every confidence seen is tried, photos with equal confidence are accepted together, and the smallest that
-    reaches the target answers the most photos. Where none reaches it, the one that comes nearest is returned
-    with a UserWarning that says how near: a weak model is still worth saving, but not in silence.
-    Choose on valid, then keep the threshold for test.
-    """
-    if not 0 < accuracy <= 1:
-        raise ValueError(f"accuracy={accuracy}: the target is a share, above 0 and at most 1; try 0.95")
-    candidates = np.unique(valid_predictions["confidence"].dropna().to_numpy("float64"))
-    table = threshold_table(valid_predictions, candidates).dropna()
-    reached = table[table["accuracy"] >= accuracy]
-    if len(reached):
-        return float(reached["threshold"].iloc[0])
-    best = table.loc[table["accuracy"].idxmax()]
-    warnings.warn(
-        f"no threshold makes {accuracy:.1%} of the answers right; {best['threshold']:.3f} comes nearest with "
-        f"{best['accuracy']:.1%} right of the {best['coverage']:.1%} of photos it answers",
-        stacklevel=2,
-    )
-    return float(best["threshold"])
-
-
-def reliability_table(predictions, bins=15):
-    """Confidence against accuracy in `bins` equally wide ranges of confidence; empty ranges are left out.
-
-    Returns a DataFrame indexed by the range's number, 0 the lowest: mean ``confidence``, ``accuracy``
-    (floats in 0..1), ``photos`` (int).
-    """
-    table = scored(predictions)
-    place = np.minimum((table["confidence"] * bins).astype(int), bins - 1).rename("bin")
-    grouped = table.groupby(place)
-    means = grouped[["confidence", "right"]].mean().rename(columns={"right": "accuracy"})
-    return means.assign(photos=grouped.size())
-
-
-def expected_calibration_error(predictions, bins=15):
-    """Mean gap between confidence and accuracy over `bins` ranges, weighted by photos; 0 best, 1 worst.
-
-    See Guo et al. 2017, "On Calibration of Modern Neural Networks".
-    """
-    table = reliability_table(predictions, bins)
-    return float(np.average((table["confidence"] - table["accuracy"]).abs(), weights=table["photos"]))
 
 
 def save_results(predictions, results, folder):

@@ -1,4 +1,4 @@
-"""Photos as pictures: pages of samples and of predictions, in the house style of `plots`."""
+"""Photos as pictures: pages of samples and of predictions, in the house style."""
 
 import textwrap
 from pathlib import Path
@@ -8,17 +8,13 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from carclf.brands import owner_of
+from carclf.evaluation import confused_pairs, scored
 from carclf.fingerprints import contradicts
 from carclf.photos import PhotoError, read_photo
-from carclf.plots import DARK, PALE, RIGHT, WIDTH, WRONG, house_style
+from carclf.style import DARK, PALE, RIGHT, WIDTH, WRONG, doubt, house_style, plain
 
 TILE = 320  # pixels: the longer side of a photo in a grid
-
-
-def _plain(text, length=40):
-    """Any str as one printable line of at most `length` characters, shortened in the middle."""
-    text = "".join(letter if letter.isprintable() else " " for letter in str(text))
-    return text if len(text) <= length else f"{text[: length // 2 - 1]}…{text[-(length // 2) :]}"
 
 
 def _pixels(source):
@@ -41,7 +37,7 @@ def _tile(ax, image):
     ax.spines[:].set_visible(False)
     if isinstance(image, str):
         ax.set_facecolor("#e4e4e4")
-        reason = textwrap.fill(_plain(image, 90), 22)
+        reason = textwrap.fill(plain(image, 90), 22)
         ax.text(0.5, 0.5, reason, ha="center", va="center", size=7, parse_math=False, in_layout=False)
         return
     ax.imshow(image, aspect="auto")
@@ -70,7 +66,7 @@ def photo_grid(photos, titles=None, columns=6, fig=None):
         ax = fig.add_subplot(rows, columns, place)
         scale = not isinstance(image, str) and image.dtype.kind == "f"
         _tile(ax, (image - low) / (high - low) if scale else image)
-        ax.set_title(_plain(title, int(14 * width)), size=9, parse_math=False)
+        ax.set_title(plain(title, int(14 * width)), size=9, parse_math=False)
     return fig
 
 
@@ -96,8 +92,14 @@ def _top5(ax, row, colour):
     ax.spines[:].set_visible(False)
     for place, (brand, share) in enumerate(row.top5.items()):
         ax.barh(place, share, height=0.85, color=colour if place == 0 else PALE, alpha=0.45)
-        ax.text(0.02, place, _plain(brand, 18), va="center", size=7, parse_math=False, in_layout=False)
+        ax.text(0.02, place, plain(brand, 18), va="center", size=7, parse_math=False, in_layout=False)
         ax.text(1, place, f"{share:.0%}", va="center", ha="right", size=7, in_layout=False)
+
+
+def _nothing(fig, why):
+    fig = plt.figure(figsize=(WIDTH, 0.5)) if fig is None else fig
+    fig.text(0, 0.5, why)
+    return fig
 
 
 def _note(ax, text):
@@ -107,23 +109,70 @@ def _note(ax, text):
 
 @house_style
 def prediction_page(predictions, n=12, seed=0, fig=None):
-    """`n` random photos, each beside its five likeliest brands.
+    """`n` photos, each beside its five likeliest brands: random ones, or all in their order where there are no more.
 
-    The title holds the true brand after ✓ or ✗ (or ? and the answer, where the file name says no brand), below
-    it stand the confidence, "unsure" where the model would not answer, and the file's name.
+    So it shows a table of `carclf.mistakes`, too. The title holds the true brand after ✓ or ✗ (or ? and the answer,
+    where the file name says no brand), below it stand the confidence, "unsure" or "unknown" where the model would not
+    answer, and the file's name.
     """
-    sample = predictions.sample(min(n, len(predictions)), random_state=seed)
+    if predictions.empty:
+        return _nothing(fig, "There is no such photo.")
+    sample = predictions.sample(n, random_state=seed) if len(predictions) > n else predictions
     rows = -(-len(sample) // 3)
     fig = plt.figure(figsize=(WIDTH, 1.75 * rows)) if fig is None else fig
     for place, row in enumerate(sample.itertuples()):
         photo, readable = fig.add_subplot(rows, 6, 2 * place + 1), not pd.isna(row.predicted)
         _tile(photo, _pixels(row.path) if readable else str(row.problem))
         title, colour = _verdict(row)
-        photo.set_title(_plain(title, 40), size=9, color=colour, weight="bold", pad=16, parse_math=False)
-        sure = f"{row.confidence:.0%}{'' if row.accepted else ', unsure'} · " if readable else ""
-        _note(photo, sure + _plain(Path(row.path).name, 36))
+        photo.set_title(plain(title, 40), size=9, color=colour, weight="bold", pad=16, parse_math=False)
+        sure = f"{row.confidence:.0%}{doubt(row)} · " if readable else ""
+        _note(photo, sure + plain(Path(row.path).name, 36))
         if readable:
             _top5(fig.add_subplot(rows, 6, 2 * place + 2), row, colour)
+    return fig
+
+
+def pair_photos(predictions, brand, predicted, n=3):
+    """Photos of one confused pair: `n` of `brand` named `predicted`, and `n` of `predicted`, first those named rightly.
+
+    The surest come first, but one of each vehicle before the second of any. Returns two tables, as `scored` does.
+    """
+    surest = scored(predictions).sort_values("confidence", ascending=False, kind="stable")
+    surest = surest.assign(again=surest.groupby(["vehicle", "predicted"]).cumcount())
+    mistaken = surest[(surest["brand"] == brand) & (surest["predicted"] == predicted)]
+    others = surest[surest["brand"] == predicted].assign(wrong=lambda table: ~table["right"])
+    return mistaken.sort_values("again", kind="stable").head(n), others.sort_values(["wrong", "again"]).head(n)
+
+
+def pair_title(pair):
+    """A row of `confused_pairs` in words."""
+    owner = owner_of(pair.brand)
+    together = f"both belong to {owner}" if pair.same_owner else "no common owner"
+    photos = f"{pair.photos:,} photo{'s' if pair.photos > 1 else ''}"
+    return f"{pair.brand} taken for {pair.predicted}: {photos}, {pair.share:.0%} of {pair.brand}; {together}"
+
+
+@house_style
+def confused_page(predictions, k=4, n=3, fig=None):
+    """The `k` most confused pairs, a row each: left photos of the one brand named as the other, right the other brand.
+
+    Above each row stand the photos mistaken, their share of the brand's photos and whether one owner has both brands;
+    above each photo what the model said, after ✓ or ✗.
+    """
+    pairs = confused_pairs(scored(predictions), k)
+    if pairs.empty:
+        return _nothing(fig, "No brand was taken for another.")
+    fig = plt.figure(figsize=(WIDTH, 1.9 * len(pairs))) if fig is None else fig
+    for rows, pair in zip(np.atleast_1d(fig.subfigures(len(pairs))), pairs.itertuples(), strict=True):
+        rows.suptitle(plain(pair_title(pair), 110), x=0.005, ha="left", size=10, weight="bold", parse_math=False)
+        places = rows.add_gridspec(1, 2 * n + 1, width_ratios=[1] * n + [0.2] + [1] * n)
+        for side, table in enumerate(pair_photos(predictions, pair.brand, pair.predicted, n)):
+            for place, row in enumerate(table.itertuples()):
+                ax = rows.add_subplot(places[0, side * (n + 1) + place])
+                _tile(ax, _pixels(row.path))
+                title, colour = (f"✓ {row.brand}", RIGHT) if row.right else (f"✗ {row.predicted}", WRONG)
+                ax.set_title(plain(title, 24), size=8, color=colour, pad=14, parse_math=False)
+                _note(ax, f"{row.confidence:.0%} · {plain(Path(row.path).name, 18)}")
     return fig
 
 
@@ -134,9 +183,7 @@ def duplicates_page(pairs, n=12, fig=None):
     Above each photo stand its brand and the file's name, and on the left one how far apart the two are.
     """
     if pairs.empty:
-        fig = plt.figure(figsize=(WIDTH, 0.5)) if fig is None else fig
-        fig.text(0, 0.5, "No picture is there more than once.")
-        return fig
+        return _nothing(fig, "No picture is there more than once.")
     shown = pairs.head(n).assign(contradicts=contradicts(pairs))
     rows = -(-len(shown) // 2)
     fig = plt.figure(figsize=(WIDTH, 2.2 * rows)) if fig is None else fig
@@ -148,6 +195,6 @@ def duplicates_page(pairs, n=12, fig=None):
             ax = fig.add_subplot(rows, 4, 2 * place + side + 1)
             _tile(ax, _pixels(path))
             title = mark + ("no brand in its name" if pd.isna(brand) else brand)
-            ax.set_title(_plain(title, 32), size=9, color=colour, pad=16, parse_math=False)
-            _note(ax, note + _plain(Path(path).name, 40 - len(note)))
+            ax.set_title(plain(title, 32), size=9, color=colour, pad=16, parse_math=False)
+            _note(ax, note + plain(Path(path).name, 40 - len(note)))
     return fig

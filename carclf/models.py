@@ -173,6 +173,11 @@ def features_and_logits(model: nn.Module, backbone: str, x: torch.Tensor) -> tup
     return found[0], logits
 
 
+def n_features(model: nn.Module, backbone: str) -> int:
+    """How many features the head is given."""
+    return next(m for m in head_of(model, backbone).modules() if isinstance(m, nn.Linear)).in_features
+
+
 def mlp_head(n_features: int, n_classes: int) -> nn.Sequential:
     """Linear BN ReLU Dropout, twice, and a last Linear: the head of `75acc.pth` files for 2048 features."""
     return nn.Sequential(

@@ -1,39 +1,17 @@
-"""Tables to pictures, with matplotlib only.
+"""Photos, splits and trainings to pictures: the tables of `manifest` and `training`, with matplotlib only.
 
-Every function draws in the house style (`carclf.mplstyle`), leaves the caller's settings alone and never calls
-``show()``. One picture takes an Axes `ax`, or makes a figure that fits, and returns the Axes; several side by side
-take an empty Figure `fig`, or make one, and return the Figure. Tables are those of `manifest`, `training` and
-`evaluation`. Blue is right and orange is wrong, which colour-blind readers tell apart, and a mark says it again.
+One picture takes an Axes `ax`, or makes a figure that fits, and returns the Axes; several side by side take an
+empty Figure `fig`, or make one, and return the Figure. `style` has the rest of the manners.
 """
-
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.colors import PowerNorm
 
-from carclf import evaluation
 from carclf.manifest import NAMING, usable
+from carclf.style import DARK, PALE, RIGHT, WIDTH, WRONG, axes, house_style
 
-# Starts the backend now: started inside a style's context, a notebook's backend would be half undone at its end,
-# and all figures but the first would stay invisible.
-plt.draw_if_interactive()
-house_style = plt.style.context(Path(__file__).with_name("carclf.mplstyle"))  # as a decorator: on during each call
-WIDTH = 10  # inches: a notebook's column at 100 dots an inch
-RIGHT, WRONG, PALE, DARK = "#0072B2", "#D55E00", "#c8c8c8", "#333333"
 SPLITS = {"train": "#56B4E9", "valid": "#E69F00", "test": "#0072B2", "set aside": PALE}
-
-
-def _axes(ax, *figsize, percent=False):
-    """The given Axes, or one in a new figure of `figsize` inches, with ticks in the house style."""
-    ax = plt.figure(figsize=figsize or None).add_subplot() if ax is None else ax
-    rc = plt.rcParams  # matplotlib makes ticks when it draws, after the style's context has ended
-    ax.tick_params(color=rc["xtick.color"], labelcolor=rc["xtick.labelcolor"], labelsize=rc["xtick.labelsize"])
-    ax.tick_params(grid_color=rc["grid.color"], grid_linewidth=rc["grid.linewidth"])
-    for axis in (ax.xaxis, ax.yaxis) if percent else ():
-        axis.set_major_formatter("{x:.0%}")
-    return ax
 
 
 def _usable(manifest):
@@ -47,7 +25,7 @@ def _usable(manifest):
 def _bars(ax, names):
     """Axes with a row a brand, as high as they need, so that every name can be read."""
     row = 0.2 if len(names) <= 60 else 0.15  # inches
-    ax = _axes(ax, 0.75 * WIDTH, 1.2 + row * len(names))
+    ax = axes(ax, 0.75 * WIDTH, 1.2 + row * len(names))
     ax.set_yticks(range(len(names)), names, size=45 * row, parse_math=False)
     ax.grid(axis="y", visible=False)
     ax.set(xlabel="photos", ylabel="brand", ylim=(-0.6, len(names) - 0.4))
@@ -73,7 +51,7 @@ def photo_sizes(manifest, cache_size=None, ax=None):
     """Histogram of the photos' shorter sides; those left of `cache_size` pixels are enlarged by the cache."""
     rows = _usable(manifest)
     side = rows[["width", "height"]].min(axis=1)
-    ax = _axes(ax, 0.75 * WIDTH, 3)
+    ax = axes(ax, 0.75 * WIDTH, 3)
     bins = np.geomspace(side.min(), side.max() + 1, 40)
     ax.hist(side, bins, color=SPLITS["train"])
     ax.set(xscale="log", xlabel="shorter side in pixels", ylabel="photos")
@@ -108,7 +86,7 @@ def split_counts(manifest, ax=None):
 @house_style
 def split_scores(scores, ax=None):
     """Bars of the accuracy that the same training reaches on each split (`carclf.score_splits`), with its interval."""
-    ax = _axes(ax, 0.75 * WIDTH, 1 + 0.45 * len(scores))
+    ax = axes(ax, 0.75 * WIDTH, 1 + 0.45 * len(scores))
     ax.xaxis.set_major_formatter("{x:.0%}")
     reach = [scores["accuracy"] - scores["low"], scores["high"] - scores["accuracy"]]
     colours = [WRONG if share > 0 else RIGHT for share in scores["with_sibling_in_train"]]
@@ -125,7 +103,7 @@ def split_scores(scores, ax=None):
 def training_curves(history, fig=None):
     """Loss and scores after every epoch (a row of `history`), with the beginning of each stage marked."""
     fig = plt.figure(figsize=(WIDTH, 3.8)) if fig is None else fig
-    loss, score = (_axes(ax) for ax in fig.subplots(1, 2))
+    loss, score = (axes(ax) for ax in fig.subplots(1, 2))
     for ax, names in (loss, ["train_loss", "valid_loss"]), (score, ["valid_accuracy", "valid_macro_recall"]):
         for name in names:
             ax.plot(range(1, len(history) + 1), history[name], "o-", label=name.replace("_", " "))
@@ -147,7 +125,7 @@ def training_curves(history, fig=None):
 def training_steps(steps, fig=None):
     """Learning rate and loss of every optimizer step (a row of `Run.steps`), with each stage's beginning marked."""
     fig = plt.figure(figsize=(WIDTH, 3.8)) if fig is None else fig
-    rate, loss = (_axes(ax) for ax in fig.subplots(1, 2))
+    rate, loss = (axes(ax) for ax in fig.subplots(1, 2))
     number = np.arange(1, len(steps) + 1)
     rate.plot(number, steps["rate"])
     loss.plot(number, steps["loss"], color=PALE, linewidth=1, label="of each step")
@@ -166,91 +144,11 @@ def training_steps(steps, fig=None):
 @house_style
 def range_test(table, suggestion=None, ax=None):
     """Loss while the learning rate grows (the table of `find_lr`), with the suggested rate marked."""
-    ax = _axes(ax, 0.6 * WIDTH, 3.8)
+    ax = axes(ax, 0.6 * WIDTH, 3.8)
     ax.plot(table["rate"], table["loss"], color=PALE, linewidth=1, label="of each step")
     ax.plot(table["rate"], table["smoothed"], label="smoothed")
     if suggestion is not None:
         ax.axvline(suggestion, color=WRONG, linestyle="--", label=f"suggested: {suggestion:.1g}")
     ax.legend(loc="best")
     ax.set(xscale="log", xlabel="learning rate", ylabel="loss, nats a photo", title="Which rate the network can bear")
-    return ax
-
-
-@house_style
-def confusion_matrix(predictions, ax=None):
-    """Where each brand's photos went: blue the share named rightly, orange the shares that were mistaken.
-
-    Takes a predictions table, or a confusion table as `evaluation.confusion` makes it. A row holds shares of
-    one true brand's photos, and is grey where there are none. Brands taken for each other stand together.
-    """
-    counts = evaluation.ordered(evaluation.confusion(predictions) if "top5" in predictions else predictions)
-    shares, n = evaluation.row_shares(counts).to_numpy(), len(counts)
-    cell = np.clip(8 / n, 0.08, 0.45)  # inches
-    ax, size = _axes(ax, max(3, cell * n) + 2, max(3, cell * n) + 1.5), np.clip(0.9 * 72 * cell, 5, 9)
-    ax.set_xticks(range(n), counts.columns, rotation=90, size=size, parse_math=False)
-    ax.set_yticks(range(n), counts.index, size=size, parse_math=False)
-    ax.tick_params(length=0, pad=2, grid_linewidth=0.4)  # the grid leads from a cell to its names
-    for row in np.flatnonzero(np.isnan(shares[:, 0])):
-        ax.axhspan(row - 0.5, row + 0.5, color=PALE)
-    here = np.eye(n, dtype=bool)
-    worst = max(0.1, np.nanmax(shares, where=~here, initial=0))
-    for mask, cmap, label, low, norm in (
-        (here, "Blues", "right", 0.55, PowerNorm(1, 0, 1)),
-        (~here, "Oranges", "mistaken", 0.05, PowerNorm(0.5, 0, worst)),  # the root shows the few per cent, too
-    ):
-        cells = np.ma.masked_where(~mask | ~(shares > 0), shares)
-        image = ax.imshow(cells, cmap=cmap, norm=norm, aspect="auto", interpolation="nearest", zorder=1)
-        bar = ax.figure.colorbar(image, cax=ax.inset_axes([1.02, low, 0.02, 0.38]), format="{x:.0%}")
-        bar.ax.set_title(label, size=9)
-        for row, column in np.argwhere(mask & (shares >= 0.005)) if n <= 16 else ():
-            ink = "white" if norm(shares[row, column]) > 0.6 else DARK
-            ax.text(column, row, f"{shares[row, column]:.0%}", ha="center", va="center", size=8, color=ink)
-    photos = counts.to_numpy().sum()
-    ax.set(xlabel="predicted brand", ylabel="true brand, share of its photos")
-    ax.set_title(f"{photos:,} photos of {n} brands, {np.trace(counts) / photos:.1%} named rightly")
-    return ax
-
-
-@house_style
-def risk_coverage(predictions, ax=None, threshold=None):
-    """Accuracy of the answers against the share of photos answered, the surest first; `threshold` is marked."""
-    table = evaluation.threshold_table(predictions, np.unique(predictions["confidence"].dropna()))
-    ax = _axes(ax, percent=True)
-    ax.plot(table["coverage"], table["accuracy"], color=RIGHT)
-    if threshold is not None:
-        at = evaluation.threshold_table(predictions, [threshold]).iloc[0]
-        label = f"threshold {threshold:.2f}: {at['coverage']:.0%} answered, {at['accuracy']:.1%} of them right"
-        ax.plot(at["coverage"], at["accuracy"], "o", color=WRONG, markersize=8, label=label)
-        ax.legend(loc="lower left")
-    ax.set(xlim=(0, 1.01), xlabel="photos answered, the surest first", ylabel="answers that are right")
-    ax.set_title(f"{table['accuracy'].iloc[0]:.1%} right when every photo is answered")
-    return ax
-
-
-@house_style
-def threshold_curve(predictions, ax=None, threshold=None):
-    """Share of photos answered, and of answers that are right, by threshold; `threshold` is marked."""
-    table = evaluation.threshold_table(predictions, np.unique(predictions["confidence"].dropna()))
-    ax = _axes(ax, percent=True)
-    ax.plot(table["threshold"], table["accuracy"], color=RIGHT, label="answers that are right")
-    ax.plot(table["threshold"], table["coverage"], color=WRONG, linestyle="--", label="photos answered")
-    if threshold is not None:
-        ax.axvline(threshold, color=DARK, linestyle=":", label=f"threshold {threshold:.2f}")
-    ax.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="threshold on the confidence", ylabel="share")
-    ax.set_title("What a threshold costs and brings")
-    ax.legend(loc="lower left")
-    return ax
-
-
-@house_style
-def reliability(predictions, ax=None, bins=15):
-    """Accuracy by confidence, with the share of photos in each range; below the diagonal it claims too much."""
-    ax, table = _axes(ax, 5.5, 5, percent=True), evaluation.reliability_table(predictions, bins)
-    shares = table["photos"] / table["photos"].sum()
-    ax.bar((table.index + 0.5) / bins, shares, 0.9 / bins, color=PALE, label="share of all photos")
-    ax.plot([0, 1], [0, 1], color=DARK, linestyle=":", linewidth=1, label="confidence = accuracy")
-    ax.plot(table["confidence"], table["accuracy"], "o-", color=RIGHT, label="accuracy")
-    ax.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="confidence", ylabel="accuracy, share of the photos")
-    ax.set_title(f"Expected calibration error {evaluation.expected_calibration_error(predictions, bins):.1%}")
-    ax.legend(loc="upper left")
     return ax

@@ -51,7 +51,9 @@ def main() -> None:
         parser.error(f"no notebook has the setting {', '.join(strange)}")
     train, test = ({n: v for n, v in settings.items() if n in names} for names in known.values())
     train = {"folder": str(ROOT / "images"), "cache_folder": str(ROOT / "cache"), **train}
-    test = {"model_folder": str(out / "run" / "model"), "test_photos": str(out / "run" / "split.csv"), **test}
+    split = str(out / "run" / "split.csv")
+    test = {"model_folder": str(out / "run" / "model"), "test_photos": split, "run_split": split, **test}
+    test = {"cache_folder": train["cache_folder"], **test}
     train["run_folder"], test["results_folder"] = str(out / "run"), str(out / "test")  # where _report looks
     fingerprint = _fingerprint(train, test)
     try:
@@ -67,7 +69,7 @@ def main() -> None:
 
 def _value(name: str, text: str):
     """A setting from the command line: a path, made absolute, where the name says so; else JSON or plain text."""
-    if name.endswith(("folder", "photos")):
+    if name.endswith(("folder", "photos", "split")):
         return str(Path(text).absolute())
     try:
         return json.loads(text)

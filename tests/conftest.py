@@ -1,6 +1,7 @@
 """What several test modules share: no window for plots, and a folder of photos small enough to learn in seconds."""
 
 import os
+import sys
 import tempfile
 
 os.environ["MPLBACKEND"] = "Agg"  # before anything imports matplotlib
@@ -19,6 +20,14 @@ CARS = {
     "BMW": ((40, 170, 60), {"3 Series": 3, "X5": 2, "i8": 3, "Z4": 2}),
     "Volvo": ((220, 200, 50), {"S60": 3, "V70": 2, "XC60": 3, "XC90": 2}),
 }
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    """No figure of one test is seen by the next."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,11 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
-from carclf import demo
+from carclf import demo, demo_picture
 from carclf.brands import parse_brand
 from carclf.demo import BRANDS, draw_demo
 from carclf.demo_picture import VIEWS, draw_photo
@@ -176,3 +177,30 @@ def test_whole_demo_is_drawn(tmp_path):
     summary = draw_demo(tmp_path / "new" / "demo")
     assert summary.photos == len(contents(tmp_path)) >= 600
     assert len(summary.brands) >= 12
+
+
+def test_boxes_hold_the_painted_car_and_no_more(monkeypatch):
+    """Where a photo differs from the same place without the car, bar shadow, lens and signature."""
+    monkeypatch.setattr(demo_picture._Painter, "ground_shadow", lambda painter: None)
+    monkeypatch.setattr(demo_picture, "_develop", lambda image, light, photo: image)
+    monkeypatch.setattr(demo_picture, "_sign", lambda image: image)
+    for shot in demo._plan(0)[:40]:
+        photo, box = draw_photo(**demo._looks(shot, 0)), demo_picture.car_box(**demo._looks(shot, 0))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(demo_picture._Painter, "paint_car", lambda painter, sun: None)
+            place = draw_photo(**demo._looks(shot, 0))
+        found = np.array(ImageChops.difference(photo, place).getbbox()) / [*photo.size, *photo.size]
+        np.testing.assert_allclose(box, found, atol=0.05)
+
+
+def test_boxes_are_known_by_path(few, drawn):
+    folder, _ = drawn
+    paths = sorted(folder.rglob("*.jpg"))
+    boxes = demo.car_boxes(folder, paths)
+    assert boxes.shape == (len(paths), 4)
+    assert (boxes[:, :2] < boxes[:, 2:]).all()
+    np.testing.assert_array_equal(demo.car_boxes(folder, paths[3:5]), boxes[3:5])
+    with pytest.raises(ValueError, match=r"other.jpg is no photo of the demo in .*: give paths below this folder"):
+        demo.car_boxes(folder, [folder / "other.jpg"])
+    with pytest.raises(ValueError, match=r"holds no demo photos of version 1: give a folder that draw_demo has drawn"):
+        demo.car_boxes(folder.parent, [])

@@ -4,6 +4,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binomtest
 from sklearn import metrics as reference
 
 from carclf import evaluation
@@ -75,18 +76,26 @@ def test_a_photo_without_vehicle_is_its_own():
     assert evaluation.brand_report(table(rows, vehicle=["a", "a", "b", "b"]))["vehicles"].tolist() == [2]
 
 
-def test_interval_is_the_bootstrap_over_vehicles():
+def test_intervals_are_the_bootstrap_over_vehicles():
+    """Against a written-out bootstrap that hands scikit-learn the photos of the vehicles drawn."""
     random = np.random.default_rng(0)
     sizes = random.integers(1, 9, 60)
-    right = [random.random() < 0.7 for size in sizes for _ in range(size)]
-    vehicles = np.repeat(np.arange(60), sizes).astype(str)
-    predictions = table([("Audi", "Audi" if hit else "BMW", 0.9) for hit in right], vehicle=vehicles)
-    hits = np.array([np.sum(np.array(right)[vehicles == str(v)]) for v in range(60)])
-    draws = [random.integers(0, 60, 60) for _ in range(4000)]
-    low, high = np.quantile([hits[draw].sum() / sizes[draw].sum() for draw in draws], [0.025, 0.975])
+    vehicles = np.repeat(np.arange(60), sizes)
+    truth = np.array(BRANDS, object)[np.repeat(random.integers(0, 3, 60), sizes)]
+    said = np.where(random.random(len(truth)) < 0.7, truth, np.array(BRANDS, object)[random.integers(0, 4, len(truth))])
+    predictions = table(zip(truth, said, [0.9] * len(truth), strict=True), vehicle=vehicles.astype(str))
+    photos = [np.flatnonzero(vehicles == v) for v in range(60)]
+    draws = [np.concatenate([photos[v] for v in random.integers(0, 60, 60)]) for _ in range(400)]
+    shown = {"labels": BRANDS[:3], "average": "macro"}
+    scores = {
+        "accuracy": [np.mean(truth[d] == said[d]) for d in draws],
+        "macro_recall": [reference.recall_score(truth[d], said[d], **shown) for d in draws],
+        "macro_f1": [reference.f1_score(truth[d], said[d], **shown) for d in draws],
+    }
     found = evaluation.metrics(predictions, n_boot=4000)
-    assert found["accuracy_low"] == pytest.approx(low, abs=0.01)
-    assert found["accuracy_high"] == pytest.approx(high, abs=0.01)
+    for name, drawn in scores.items():
+        expected = np.quantile(drawn, [0.025, 0.975])
+        assert [found[f"{name}_low"], found[f"{name}_high"]] == pytest.approx(expected, abs=0.025), name
 
 
 def test_interval_is_wider_where_siblings_agree():
@@ -105,7 +114,21 @@ def test_interval_is_reproducible(predictions):
 @pytest.mark.parametrize("said, low, high", [("Audi", 0.025 ** (1 / 20), 1), ("BMW", 0, 1 - 0.025 ** (1 / 20))])
 def test_no_error_seen_is_not_no_error_possible(said, low, high):
     found = evaluation.metrics(table([("Audi", said, 0.9)] * 20))
-    assert (found["accuracy_low"], found["accuracy_high"]) == pytest.approx((low, high))
+    for name in ("accuracy", "macro_recall"):
+        assert (found[f"{name}_low"], found[f"{name}_high"]) == pytest.approx((low, high))
+
+
+def test_a_mean_over_brands_is_as_sure_as_its_rare_brands():
+    rows = [("Audi", "Audi", 0.9)] * 98 + [("BMW", "BMW", 0.9)] * 2
+    found = evaluation.metrics(table(rows))
+    assert found["accuracy_low"] == pytest.approx(0.025 ** (1 / 100))
+    assert found["macro_recall_low"] == pytest.approx(0.025 ** (1 / (4 / (1 / 98 + 1 / 2))))
+
+
+def test_the_order_of_rows_plays_no_part(predictions):
+    predictions = predictions.assign(vehicle=[str(i // 3) for i in range(400)])
+    shuffled = predictions.sample(frac=1, random_state=1)
+    assert evaluation.metrics(shuffled) == pytest.approx(evaluation.metrics(predictions))
 
 
 def test_one_vehicle_says_nothing_about_the_next():
@@ -143,6 +166,37 @@ def test_brand_report_equals_scikit_learn(predictions):
         assert report.loc[brand, ["precision", "recall", "f1", "photos"]].tolist() == pytest.approx(wanted, nan_ok=True)
     assert np.isnan(report.loc["Mercedes-Benz", "precision"])  # never predicted
     assert report.loc["Mercedes-Benz", "f1"] == 0
+    for name in ("precision", "recall", "f1"):
+        known = report.dropna()
+        assert (known[f"{name}_low"] <= known[name]).all() and (known[name] <= known[f"{name}_high"]).all()
+
+
+def test_brand_intervals_are_exact_where_photos_stand_alone(predictions):
+    report = evaluation.brand_report(predictions)
+    of, said = predictions["brand"], predictions["predicted"]
+    for brand in BRANDS[:5]:
+        both = int(((of == brand) & (said == brand)).sum())
+        counts = {"recall": (of == brand).sum(), "precision": (said == brand).sum()}
+        counts["f1"] = ((of == brand) | (said == brand)).sum()
+        for name, n in counts.items():
+            exact = np.array(binomtest(both, int(n)).proportion_ci(method="exact"))
+            exact = 2 * exact / (1 + exact) if name == "f1" else exact
+            assert report.loc[brand, [f"{name}_low", f"{name}_high"]].tolist() == pytest.approx(exact.tolist())
+
+
+def test_brand_intervals_count_vehicles():
+    alone = evaluation.brand_report(table([("Audi", "Audi", 0.9)] * 5))
+    siblings = table([("Audi", "Audi", 0.9)] * 30, vehicle=[str(i % 5) for i in range(30)])
+    ends = ["recall_low", "recall_high", "precision_low", "precision_high", "f1_low", "f1_high"]
+    together = evaluation.brand_report(siblings)
+    assert together[ends].to_numpy() == pytest.approx(alone[ends].to_numpy())
+    assert together.loc["Audi", ["photos", "vehicles"]].tolist() == [30, 5]
+
+
+def test_a_brand_never_predicted_has_no_precision_and_no_interval_of_it():
+    report = evaluation.brand_report(table([("Audi", "BMW", 0.9), ("BMW", "BMW", 0.9)]))
+    assert report.loc["Audi", ["precision", "precision_low", "precision_high"]].isna().all()
+    assert report.loc["Audi", ["recall_low", "recall_high"]].tolist() == pytest.approx([0, 0.975])  # one photo
 
 
 def test_confusion_counts_pairs(predictions):
@@ -198,78 +252,13 @@ def test_no_confused_pairs():
     assert pairs.empty and list(pairs.columns) == ["brand", "predicted", "photos", "share", "same_owner"]
 
 
-def test_threshold_table_equals_counting(predictions):
-    thresholds = [0, *predictions["confidence"].head(20), 1]
-    for row in evaluation.threshold_table(predictions, thresholds).itertuples():
-        answered = predictions[predictions["confidence"] >= row.threshold]
-        assert row.photos == len(answered)
-        assert row.coverage == pytest.approx(len(answered) / len(predictions))
-        right = (answered["brand"] == answered["predicted"]).mean()
-        assert row.accuracy == pytest.approx(right, nan_ok=True)
-
-
-def test_choose_threshold_is_the_smallest_that_reaches_the_target(predictions):
-    target = evaluation.metrics(predictions)["accuracy"] + 0.05
-    chosen = evaluation.choose_threshold(predictions, target)
-    assert chosen in set(predictions["confidence"])
-
-    def accuracy(threshold):
-        answered = predictions[predictions["confidence"] >= threshold]
-        return (answered["brand"] == answered["predicted"]).mean()
-
-    assert accuracy(chosen) >= target
-    assert all(accuracy(seen) < target for seen in predictions["confidence"] if seen < chosen)
-
-
-def test_choose_threshold_keeps_ties_together():
-    rows = [("Audi", "Audi", 0.9), ("Audi", "Audi", 0.8), ("Audi", "BMW", 0.8), ("Audi", "BMW", 0.1)]
-    assert evaluation.choose_threshold(table(rows), 0.6) == 0.8
-    assert evaluation.choose_threshold(table(rows), 0.7) == 0.9
-
-
-def test_choose_threshold_accepts_float32_and_unreadable_photos():
-    predictions = table([("Audi", "Audi", 0.7), ("Audi", "BMW", 0.1), ("Audi", None, np.nan)])
-    predictions["confidence"] = predictions["confidence"].astype("float32")
-    chosen = evaluation.choose_threshold(predictions, 1)
-    assert (predictions["confidence"].to_numpy() >= chosen).tolist() == [True, False, False]
-
-
-def test_choose_threshold_says_what_it_reached():
-    rows = [("Audi", "BMW", 0.9), ("Audi", "Audi", 0.8), ("Audi", "BMW", 0.1)]
-    with pytest.warns(UserWarning, match=r"no threshold makes 95.0% .* 0.800 comes nearest with 50.0% right .* 66.7%"):
-        assert evaluation.choose_threshold(table(rows)) == 0.8
-
-
-@pytest.mark.parametrize("accuracy", [0, 95])
-def test_choose_threshold_wants_a_share(accuracy):
-    with pytest.raises(ValueError, match=r"the target is a share.*try 0\.95"):
-        evaluation.choose_threshold(table([("Audi", "Audi", 0.9)]), accuracy)
-
-
-@pytest.mark.parametrize("bins", [1, 10, 15])
-def test_expected_calibration_error_equals_its_definition(predictions, bins):
-    confidence = predictions["confidence"].to_numpy()
-    right = (predictions["brand"] == predictions["predicted"]).to_numpy()
-    expected = 0
-    for low in np.arange(bins) / bins:
-        inside = (confidence >= low) & (confidence < low + 1 / bins)
-        if inside.any():
-            expected += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
-    assert evaluation.expected_calibration_error(predictions, bins) == pytest.approx(expected)
-
-
-def test_expected_calibration_error_of_the_sure():
-    assert evaluation.expected_calibration_error(table([("Audi", "Audi", 1.0)])) == 0
-    assert evaluation.expected_calibration_error(table([("Audi", "BMW", 1.0)])) == 1
-
-
 def test_nothing_warns_and_nothing_changes(predictions):
     before = predictions.copy(deep=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         evaluation.metrics(predictions, classes=BRANDS)
         evaluation.confused_pairs(predictions)
-        evaluation.threshold_table(predictions)
+        evaluation.brand_report(predictions)
     pd.testing.assert_frame_equal(predictions, before)
 
 
@@ -282,7 +271,8 @@ def test_metrics_read_as_words(predictions):
     assert words["accuracy"].startswith(f"{results['accuracy']:.1%}, 95 % interval {results['accuracy_low']:.1%} to")
     assert words["photos scored"] == "400, of 400 vehicles"
     assert words["not scored"] == "unreadable: 0, unlabelled: 0, unknown brand: 0"
-    assert words["macro recall"] == f"{results['macro_recall']:.1%}"
+    assert words["macro recall"].startswith(f"{results['macro_recall']:.1%}, 95 % interval ")
+    assert words["top5 accuracy"] == f"{results['top5_accuracy']:.1%}"
 
 
 def test_results_are_saved_as_csv_and_json(predictions, tmp_path):

@@ -1,3 +1,4 @@
+import base64
 import datetime
 import io
 
@@ -11,7 +12,8 @@ from carclf.photos import PhotoError, read_photo
 
 pytest.importorskip("ipywidgets")
 
-from carclf import widgets  # below: only where ipywidgets is installed
+from carclf import widgets
+from carclf.cards import THUMBNAIL  # below: only where ipywidgets is installed
 
 COLUMNS = ["path", "brand", "predicted", "confidence", "top5", "accepted", "problem"]
 
@@ -62,8 +64,8 @@ def test_upload_keeps_no_bytes():
     assert box.children[0].value == ()
     thumbnail = shown.split("base64,")[1].split('"')[0]
     assert len(thumbnail) < 20_000
-    image = Image.open(io.BytesIO(widgets.base64.b64decode(thumbnail)))
-    assert max(image.size) == widgets.THUMBNAIL
+    image = Image.open(io.BytesIO(base64.b64decode(thumbnail)))
+    assert max(image.size) == THUMBNAIL
     assert not image.getexif()
 
 

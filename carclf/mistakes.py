@@ -1,0 +1,176 @@
+"""Predictions -> the photos worth a look, and what a person found there -> the manifest.
+
+Who looks at the photos with the highest losses finds wrong names, bad photos and real mistakes of the model. The table
+goes out as a CSV with an empty column; what is filled in comes back as brands of the manifest.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from carclf.brands import folder_brand
+from carclf.files import write_text
+
+REMOVE = "remove"  # instead of a brand: the photo shows no car, or several
+REMOVED = "label: removed by hand"
+COLUMNS = ["path", "brand", "suggested", "loss", "confidence", "correct_brand"]
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # what spreadsheets calculate instead of showing it, or we have quoted
+
+
+def highest_losses(predictions: pd.DataFrame, n: int = 12) -> pd.DataFrame:
+    """The `n` photos whose brand the model found least likely, worst first: rows of `predictions`.
+
+    Only photos that were read, with a brand that the model knows, have a loss.
+    """
+    return predictions.sort_values("loss", ascending=False, kind="stable").dropna(subset="loss").head(n)
+
+
+def confident_mistakes(predictions: pd.DataFrame, n: int = 12) -> pd.DataFrame:
+    """The `n` photos named wrongly with the highest confidence, surest first: rows of `predictions`."""
+    wrong = predictions[predictions.predicted.notna() & predictions.brand.notna()]
+    wrong = wrong[wrong.brand != wrong.predicted]
+    return wrong.sort_values("confidence", ascending=False, kind="stable").head(n)
+
+
+def label_suspects(predictions: pd.DataFrame, probabilities: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
+    """The photos that probably carry a wrong brand, by confident learning (Northcutt et al. 2021), likeliest first.
+
+    A photo counts as a brand when its probability reaches the mean that photos of this brand have for it; of several
+    such brands the likeliest counts. Where that is not its own brand but what the model predicts, it is a suspect.
+
+    Parameters
+    ----------
+    predictions : DataFrame, one row a photo
+    probabilities : float [N, n_classes] of the same photos, which the model must not have learned from: on those
+        it repeats the wrong names
+    classes : brands in the order of the columns
+
+    Returns
+    -------
+    Rows of `predictions` with the columns added: suggested (str), the brand it seems to be, and margin (float from -1
+    to 0), the probability of its brand minus that of the suggested one. Photos that were not read or whose brand
+    is not among the classes are left out.
+
+    Raises
+    ------
+    ValueError
+        Where tables and classes do not fit together.
+    """
+    if probabilities.shape != (len(predictions), len(classes)):
+        raise ValueError(
+            f"the probabilities have shape {probabilities.shape}, but {len(predictions)} predictions and "
+            f"{len(classes)} classes need ({len(predictions)}, {len(classes)}); give those of the same photos"
+        )
+    names, number = np.array(classes, object), {brand: i for i, brand in enumerate(classes)}
+    known = (predictions.brand.isin(list(classes)) & predictions.predicted.notna()).to_numpy()
+    table, p = predictions[known], probabilities[known].astype("float64")
+    if table.empty:
+        return table.assign(suggested=pd.Series(dtype=object), margin=pd.Series(dtype="float64"))
+    given, row = table.brand.map(number).to_numpy(), np.arange(len(table))
+    photos = np.bincount(given, minlength=len(classes))
+    own = np.bincount(given, p[row, given], minlength=len(classes))
+    expected = np.where(photos > 0, own / np.maximum(photos, 1), np.inf)  # nothing is said of brands without photos
+    confident = np.where(p >= expected - 1e-6, p, 0)  # the mean of equal numbers may be rounded up
+    likeliest = p.argmax(axis=1)
+    suspect = (confident.max(axis=1) > 0) & (confident.argmax(axis=1) == likeliest) & (likeliest != given)
+    table = table.assign(suggested=names[likeliest], margin=p[row, given] - p[row, likeliest])[suspect]
+    return table.sort_values("margin", kind="stable")
+
+
+def save_suspects(table: pd.DataFrame, path: str | os.PathLike) -> None:
+    """Write photos as a CSV to go through by hand: path, brand, suggested brand, loss, confidence, correct_brand.
+
+    Fill in a brand under correct_brand, or "remove"; rows left empty change nothing. Where nothing is suggested
+    the predicted brand stands there. Cells that a spreadsheet would take for a formula begin with an apostrophe.
+    """
+    suggested = table.suggested.fillna(table.predicted) if "suggested" in table else table.predicted
+    table = table.assign(suggested=suggested, correct_brand=None)[COLUMNS].round({"loss": 3, "confidence": 3})
+    texts = table[["path", "brand", "suggested"]].map(_guarded, na_action="ignore")
+    # The mark at the file's beginning tells spreadsheets that it is UTF-8.
+    write_text(Path(path), "\ufeff" + table.assign(**texts).to_csv(index=False, lineterminator="\n"))
+
+
+def read_corrections(path: str | os.PathLike) -> pd.DataFrame:
+    """What was filled in: a DataFrame with the columns path and correct_brand, a brand of `carclf.brand_table` or other
+    text, and the row in the file as its index; rows left empty are left out.
+
+    Raises
+    ------
+    OSError, ValueError
+        Where there is no such file, or it is no table with these columns in UTF-8.
+    """
+    path, remedy = Path(path), "save it as CSV in UTF-8, as save_suspects wrote it"
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            separator = ";" if ";" in file.readline() else ","  # spreadsheets in many countries write semicolons
+        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no {path}; write it with save_suspects and fill it in") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is not a table ({error}); {remedy}") from error
+    absent = {"path", "correct_brand"} - set(table)
+    if absent:
+        raise ValueError(f"{path} lacks the columns {', '.join(sorted(absent))}; {remedy}")
+    table.index = pd.RangeIndex(2, len(table) + 2, name="row")
+    table = table[["path", "correct_brand"]].assign(
+        path=table.path.map(_unguarded), correct_brand=table.correct_brand.str.strip()
+    )
+    return table[table.correct_brand != ""]
+
+
+def apply_corrections(manifest: pd.DataFrame, path: str | os.PathLike) -> pd.DataFrame:
+    """The manifest with the brands that people filled in; use it between `scan` and `split`.
+
+    Corrected photos have "corrections" as `label_from`, no model and no suspicion any more; those marked "remove" are
+    set aside. `carclf.summary` counts both. A brand may be any of `carclf.brand_table`, by name or alias, or one of
+    the manifest's.
+
+    Raises
+    ------
+    OSError, ValueError
+        As `read_corrections`, and where a brand is unknown, or a photo is corrected twice, in different ways.
+    """
+    found = read_corrections(path)
+    own = {brand.casefold(): brand for brand in manifest.brand.dropna().unique()}
+    lower = found.correct_brand.str.casefold()
+    known = lower.map(lambda name: REMOVE if name == REMOVE else own.get(name) or folder_brand(name))
+    for row in found.index[known.isna()]:
+        raise ValueError(
+            f"{path}, row {row}: {found.correct_brand[row]!r} is neither a brand of carclf.brand_table() or of the "
+            f"manifest nor {REMOVE!r}; correct the spelling"
+        )
+    corrections = pd.DataFrame({"path": found.path, "to": known}).drop_duplicates()
+    for row in corrections.index[corrections.path.duplicated()]:
+        raise ValueError(f"{path}, row {row}: {found.path[row]} is corrected twice; keep one of the rows")
+    to = manifest.path.map(corrections.set_index("path").to)
+    absent = corrections[~corrections.path.isin(manifest.path)]
+    if len(absent):
+        warnings.warn(
+            f"{len(absent)} of {len(corrections)} corrected photos are not in the manifest, such as "
+            f"{absent.path.iloc[0]}; scan the folder that they lie in",
+            stacklevel=2,
+        )
+    manifest = manifest.copy()
+    manifest.loc[to == REMOVE, "problem"] = REMOVED
+    corrected = to.notna() & (to != REMOVE) & (to != manifest.brand)
+    manifest.loc[corrected, "brand"] = to[corrected]
+    manifest.loc[corrected, "label_from"] = "corrections"
+    manifest.loc[corrected, "model"] = None  # the name's word belongs to the brand it was read with
+    manifest.loc[to.notna() & (to != REMOVE), "suspect"] = None
+    return manifest
+
+
+def _guarded(text: str) -> str:
+    text = text.encode("utf-8", "replace").decode("utf-8")  # no file holds the lone surrogates of old file names
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def _unguarded(text: str) -> str:
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
