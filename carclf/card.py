@@ -23,6 +23,7 @@ class Card:
     cache_size : side in pixels of the square that a photo is squished to before
     threshold : smallest confidence, 0 to 1, at which a prediction is accepted
     temperature : logits are divided by it before they become probabilities; above 1 makes them less sure
+    promise : what the threshold promises, as `thresholds.promise` gives it, or None
     novelty : facts of the `Novelty` that decides what is unknown, or None; its arrays lie in a file of their own
     training : recipe, data and results of the training, for people
     """
@@ -34,6 +35,7 @@ class Card:
     cache_size: int
     threshold: float = 0.0
     temperature: float = 1.0
+    promise: dict | None = None
     novelty: dict | None = None
     training: dict | None = None
     schema: int = SCHEMA

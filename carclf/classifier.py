@@ -93,11 +93,13 @@ class Classifier:
         except (RuntimeError, ValueError) as error:
             first = str(error).strip().splitlines()[0]
             raise ValueError(
-                f"{folder / WEIGHTS} does not fit {CARD} ({first}); copy both files of one model"
+                f"{folder / WEIGHTS} does not fit {CARD} ({first}); copy all files of one model"
             ) from error
         novelty = None
         if card.novelty is not None:
             arrays = read_tensors(folder / NOVELTY)[0] if (folder / NOVELTY).is_file() else {}
+            if not arrays and card.novelty.get("method") not in ("max_softmax", "energy"):
+                raise FileNotFoundError(f"{folder / NOVELTY} is missing; copy all three files of one model")
             arrays = {name: array.numpy() for name, array in arrays.items()}
             novelty = Novelty.of(card.novelty, arrays, n_features(model, card.backbone))
         return cls(model, card, device, novelty)
@@ -112,10 +114,13 @@ class Classifier:
         return folder
 
     def _save_novelty(self, folder: Path) -> None:
-        (folder / NOVELTY).unlink(missing_ok=True)  # of another model that was here
-        if self.novelty is not None and self.novelty.arrays:
-            write_tensors(folder / NOVELTY, {k: torch.from_numpy(v) for k, v in self.novelty.arrays.items()})
+        # A kill in between leaves a folder that loads: arrays that no card asks for do no harm.
+        arrays = self.novelty.arrays if self.novelty is not None else {}
+        if arrays:
+            write_tensors(folder / NOVELTY, {k: torch.from_numpy(v) for k, v in arrays.items()})
         self.card.save(folder)
+        if not arrays:
+            (folder / NOVELTY).unlink(missing_ok=True)
 
     def know(self, novelty: Novelty, folder: str | os.PathLike | None = None) -> None:
         """Decide by this from now on which photos are unknown; with a folder, also in the model saved there."""
@@ -123,7 +128,9 @@ class Classifier:
         if folder is not None:
             self._save_novelty(Path(folder))
 
-    def accept_above(self, threshold: float, folder: str | os.PathLike | None = None) -> None:
+    def accept_above(
+        self, threshold: float, folder: str | os.PathLike | None = None, promise: dict | None = None
+    ) -> None:
         """Accept predictions from this confidence on (0 to 1); with a folder, also in the model saved there.
 
         Raises
@@ -133,7 +140,7 @@ class Classifier:
         """
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold {threshold} must lie between 0 and 1; choose_threshold gives one")
-        self.card = replace(self.card, threshold=float(threshold))
+        self.card = replace(self.card, threshold=float(threshold), promise=promise)
         if folder is not None:
             self.card.save(Path(folder))
 

@@ -125,6 +125,16 @@ def read_corrections(path: str | os.PathLike) -> pd.DataFrame:
     return table[table.correct_brand != ""]
 
 
+def is_filled_in(path: str | os.PathLike) -> bool:
+    """Whether somebody has worked on this file and it must not be written anew; one that is not ours counts, too."""
+    try:
+        return len(read_corrections(path)) > 0
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return True
+
+
 def apply_corrections(manifest: pd.DataFrame, path: str | os.PathLike) -> pd.DataFrame:
     """The manifest with the brands that people filled in; use it between `scan` and `split`.
 

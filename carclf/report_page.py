@@ -64,7 +64,8 @@ def write_report(
     suspects = known.head(0) if probabilities is None else mistakes.label_suspects(predictions, probabilities, classes)
     to_check = [suspects, mistakes.highest_losses(known, 100)]
     to_check = pd.concat([table for table in to_check if len(table)] or to_check[:1])
-    mistakes.save_suspects(to_check.drop_duplicates("path"), folder / "to_check.csv")
+    if not mistakes.is_filled_in(folder / "to_check.csv"):
+        mistakes.save_suspects(to_check.drop_duplicates("path"), folder / "to_check.csv")
     open_before = plt.get_fignums()
     parts = [
         _tested(predictions, known, metrics, facts),
@@ -173,10 +174,12 @@ def _confidence(known, before):
 
 
 def _threshold(known, threshold, promise):
-    words = (
-        f"An answer counts where its confidence is at least {threshold:.3f}. This threshold was chosen before the "
-        "photos tested were looked at."
-    )
+    words = "No threshold was chosen for this model, so every answer counts."
+    if threshold > 0:
+        words = (
+            f"An answer counts where its confidence is at least {threshold:.3f} and the photo is not unknown. This "
+            "threshold was chosen before the photos tested were looked at."
+        )
     curves = evaluation_plots.threshold_curve, evaluation_plots.risk_coverage
     pictures = [draw(known, threshold=threshold) for draw in curves]
     tables = [] if promise is None else [_promise(promise.iloc[0])]
@@ -185,11 +188,14 @@ def _threshold(known, threshold, promise):
 
 def _promise(row):
     """Promised against got, in words."""
+    kept = getattr(row, "kept", True)
+    proven = f"; at least {row.valid_bound:.1%} are proven" if kept else ""
+    nothing = f"nothing: valid is too small or the model too weak for {row.promised:.1%}; this came nearest"
     lines = {
-        "promised": ("", f"at least {row.promised:.1%}"),
+        "promised": ("", f"at least {row.promised:.1%}" if kept else nothing),
         "valid, where it was chosen": (
             row.valid_coverage,
-            f"{row.valid_accuracy:.1%}; at least {row.valid_bound:.1%} are proven",
+            f"{row.valid_accuracy:.1%}{proven}",
         ),
         "got on the photos tested": (
             row.test_coverage,
@@ -229,7 +235,8 @@ def _limits(known, classes):
     words = [
         f"These numbers hold for photos like the {len(known):,} tested here. Other cameras, countries, years and "
         "models of a brand may give others.",
-        "The model names one of its brands on any picture, also of a brand that it does not know and of no car at all.",
+        "The model names one of its brands on any picture. Unknown it calls only what is unlike all it has learned "
+        "from; most photos of brands that it does not know are named all the same.",
         "Names of files were taken for the truth: a wrong one counts as a mistake of the model.",
     ]
     if len(few):

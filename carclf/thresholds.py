@@ -12,6 +12,14 @@ from carclf.evaluation import scored
 from carclf.intervals import least_share, share_interval
 
 
+def answers(predictions):
+    """The photos that can be scored, with confidence 0 where the model calls them unknown: these it never accepts."""
+    table = scored(predictions)
+    if "decision" in table:
+        table["confidence"] = table["confidence"].where(table["decision"] != "unknown", 0.0)
+    return table
+
+
 def threshold_table(predictions, thresholds=None):
     """What answering only when ``confidence >= threshold`` costs and brings.
 
@@ -19,7 +27,7 @@ def threshold_table(predictions, thresholds=None):
     row for each: ``threshold``, ``coverage`` (share of the photos answered), ``accuracy`` among the answered
     (missing where none is), ``photos`` (int, answered).
     """
-    table = scored(predictions).sort_values("confidence")
+    table = answers(predictions).sort_values("confidence")
     thresholds = np.append(np.arange(20) / 20, 0.99) if thresholds is None else np.asarray(thresholds, float)
     first = np.searchsorted(table["confidence"].to_numpy(), thresholds, side="left")
     photos = len(table) - first
@@ -38,7 +46,7 @@ def operating_points(predictions, targets=(0, 0.9, 0.95, 0.99)):
     promises nothing about others, which `choose_threshold` does. Call it on valid, and see what becomes of it with
     ``threshold_table(test, points["threshold"])``.
     """
-    tried = np.unique(np.append(0.0, scored(predictions)["confidence"]))
+    tried = np.unique(np.append(0.0, answers(predictions)["confidence"]))
     table = threshold_table(predictions, tried)
     first = [table["threshold"][table["accuracy"] >= target].min() for target in targets]
     return threshold_table(predictions, first).set_index(pd.Index(targets, name="target"))
@@ -53,7 +61,7 @@ def risk_coverage_area(predictions):
 
     Returns a dict of floats in 0..1, 0 best: ``area``, ``ideal``, ``excess``.
     """
-    table = scored(predictions)
+    table = answers(predictions)
     groups = (~table["right"]).groupby(-table["confidence"])
     share = groups.transform("mean").to_numpy()[np.argsort(-table["confidence"].to_numpy(), kind="stable")]
     first = np.arange(1, len(table) + 1)
@@ -85,9 +93,19 @@ def choose_threshold(valid_predictions, accuracy=0.95, confidence_level=0.9, see
 
     Raises ValueError where `accuracy` or `confidence_level` is not within 0 and 1, or no photo can be scored.
     """
+    return promise(valid_predictions, accuracy, confidence_level, seed)["threshold"]
+
+
+def promise(valid_predictions, accuracy=0.95, confidence_level=0.9, seed=0):
+    """What `choose_threshold` chooses, as a dict with what it is worth, ready for a model's card.
+
+    ``threshold``, ``accuracy``, ``confidence_level``, ``bound`` (what valid proves for this threshold) and ``kept``:
+    whether the accuracy can be promised at all.
+    """
     for name, value, usual in ("accuracy", accuracy, 0.95), ("confidence_level", confidence_level, 0.9):
         if not 0 < value < 1:
             raise ValueError(f"{name}={value}: it is a share, above 0 and below 1; try {usual}")
+    facts = {"accuracy": accuracy, "confidence_level": confidence_level}
     groups = _one_photo_a_vehicle(valid_predictions, seed).groupby("confidence")["right"]
     table = groups.agg(photos="size", right="sum").assign(expected=lambda t: t.index * t["photos"])
     table = table[::-1].cumsum()  # the strictest first
@@ -95,7 +113,8 @@ def choose_threshold(valid_predictions, accuracy=0.95, confidence_level=0.9, see
     begin = least_share(table["expected"], table["photos"], confidence_level).argmax()
     passed = np.logical_and.accumulate(bound[begin:] >= accuracy).sum()
     if passed:
-        return float(table.index[begin + passed - 1])
+        last = begin + passed - 1
+        return {"threshold": float(table.index[last]), **facts, "bound": float(bound[last]), "kept": True}
     best = float(table.index[bound.argmax()])
     at = threshold_table(valid_predictions, [best]).iloc[0]
     needed = int(np.ceil(np.log(1 - confidence_level) / np.log(accuracy)))
@@ -104,9 +123,9 @@ def choose_threshold(valid_predictions, accuracy=0.95, confidence_level=0.9, see
         f"{at['accuracy']:.1%} right of the {at['coverage']:.1%} of photos it answers. Even without a mistake it takes "
         f"{needed} vehicles, here are {table['photos'].iloc[-1]}: add photos of further vehicles to valid, fit a "
         "temperature first, or ask for less",
-        stacklevel=2,
+        stacklevel=3,
     )
-    return best
+    return {"threshold": best, **facts, "bound": float(bound.max()), "kept": False}
 
 
 def promised(valid_predictions, test_predictions, threshold, accuracy=0.95, confidence_level=0.9, seed=0):
@@ -120,7 +139,7 @@ def promised(valid_predictions, test_predictions, threshold, accuracy=0.95, conf
     on_valid, on_test = (threshold_table(table, [threshold]).iloc[0] for table in (valid_predictions, test_predictions))
     drawn = _one_photo_a_vehicle(valid_predictions, seed)
     sure = drawn["right"][drawn["confidence"] >= threshold]
-    test = scored(test_predictions)
+    test = answers(test_predictions)
     accepted = (test["confidence"] >= threshold).rename("accepted")
     low, high = share_interval(test["right"], test["vehicle"], accepted).reindex([True]).iloc[0]
     row = {
@@ -139,5 +158,5 @@ def promised(valid_predictions, test_predictions, threshold, accuracy=0.95, conf
 
 def _one_photo_a_vehicle(predictions, seed):
     """One photo drawn of every vehicle that can be scored; the order of the rows plays no part."""
-    table = scored(predictions).sort_values("path", kind="stable")
+    table = answers(predictions).sort_values("path", kind="stable")
     return table.sample(frac=1, random_state=np.random.default_rng(seed)).drop_duplicates("vehicle")

@@ -101,7 +101,7 @@ def test_evaluate_writes_one_folder(settled, tmp_path):
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {
         *("metrics.json", "predictions.csv", "probabilities.npy"),
-        *("report.html", "pictures", "to_check.csv"),
+        *("report.html", "pictures", "to_check.csv", "brands.csv", "confused_pairs.csv"),
     }
     assert json.loads((tmp_path / "out" / "metrics.json").read_text("utf-8")) == results
     probabilities = np.load(tmp_path / "out" / "probabilities.npy", allow_pickle=False)
@@ -124,5 +124,46 @@ def test_a_model_folder_without_its_novelty_file_is_refused(settled, tmp_path):
     _, done, *_ = settled
     done.classifier.save(tmp_path)
     (tmp_path / NOVELTY).unlink()
-    with pytest.raises(ValueError, match="this is not how a model knows what is unknown"):
+    with pytest.raises(FileNotFoundError, match=r"novelty\.safetensors is missing; copy all three files of one model"):
         carclf.Classifier.load(tmp_path, "cpu")
+
+
+def test_a_folder_in_which_somebody_has_filled_in_brands_keeps_them(settled, tmp_path):
+    manifest, done, *_ = settled
+    test = manifest[manifest.split == "test"]
+    carclf.evaluate(done.classifier, test, tmp_path, manifest)
+    table = pd.read_csv(tmp_path / "to_check.csv", dtype=str, keep_default_na=False)
+    table.loc[0, "correct_brand"] = "Audi"
+    table.to_csv(tmp_path / "to_check.csv", index=False)
+    carclf.evaluate(done.classifier, test, tmp_path, manifest)
+    assert pd.read_csv(tmp_path / "to_check.csv", dtype=str).correct_brand[0] == "Audi"
+
+
+def test_a_promise_that_could_not_be_made_is_not_claimed(settled, tmp_path):
+    manifest, done, *_ = settled
+    assert done.classifier.card.promise["kept"] is False  # so few vehicles
+    carclf.evaluate(done.classifier, manifest[manifest.split == "test"], tmp_path, manifest)
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "nothing: valid is too small or the model too weak for 95.0%; this came nearest" in page
+    assert "are proven" not in page
+
+
+def test_photos_that_were_learned_from_are_not_evaluated_in_silence(settled, tmp_path):
+    manifest, done, *_ = settled
+    with pytest.warns(UserWarning, match=r"were learned from or chose the model, so these numbers flatter it"):
+        carclf.evaluate(done.classifier, manifest[manifest.split != "valid"], tmp_path, manifest)
+
+
+def test_brands_that_the_model_does_not_know_choose_nothing(settled):
+    manifest, done, *_ = settled
+    chosen = []
+    for brand in ("Kia", None):
+        copy = carclf.Classifier.load(done.folder / "model", "cpu")
+        rows = manifest.index[manifest.split == "valid"][:3]
+        changed = manifest.copy()
+        changed.loc[rows, "brand"] = brand
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            carclf.settle(copy, changed)
+        chosen.append(copy.card.threshold)
+    assert chosen[0] == chosen[1]

@@ -261,3 +261,10 @@ def test_the_promise_survives_a_temperature_fitted_on_the_same_photos():
         chosen = thresholds.choose_threshold(table(p.max(axis=1), p.argmax(axis=1) == labels), 0.95, LEVEL)
         broken += chance[calibration.rescale(logits, temperature).max(axis=1) >= chosen].mean() < 0.95
     assert broken <= MOST
+
+
+def test_unknown_photos_are_never_accepted():
+    table = pd.DataFrame({"path": list("abcd"), "confidence": [0.9, 0.8, 0.7, 0.6]})
+    table = table.assign(brand="Audi", predicted="Audi")
+    table["decision"] = ["unknown", "accepted", "accepted", "unsure"]
+    assert thresholds.threshold_table(table, [0.0, 0.65]).photos.tolist() == [4, 2]
