@@ -30,13 +30,12 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from carclf.cache_files import HEADER_BYTES, commit, discard, mostly_dead, read_index
-from carclf.files import file_state
+from carclf.files import SPARE, file_state
 from carclf.photos import PhotoError, Source, read_photo
 
 SCHEMA = 2  # raise when the pixels or the files' layout change
 CHUNK = 8  # photos that one thread decodes in one go
 COMMIT_SECONDS = 10  # an interrupted build loses no more work than this
-SPARE = 100 * 2**20  # bytes of disk that are left to everybody else
 
 
 def to_square(source: Source, size: int) -> np.ndarray:

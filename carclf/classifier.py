@@ -216,16 +216,15 @@ class Classifier:
 
     def rescore(self, scores: Scores) -> Scores:
         """The same photos by today's temperature, threshold and novelty, from their logits and features."""
-        return scores._replace(table=self._tabulate(scores, self.card.temperature))
+        return scores._replace(table=self._tabulate(scores, self.softmax(scores.logits)))
 
     def untempered(self, scores: Scores) -> Scores:
         """The same photos as if the temperature were 1."""
-        return scores._replace(table=self._tabulate(scores, 1.0))
+        return scores._replace(table=self._tabulate(scores, softmax(scores.logits, axis=1)))
 
-    def _tabulate(self, scores: Scores, temperature: float) -> pd.DataFrame:
+    def _tabulate(self, scores: Scores, probabilities: np.ndarray) -> pd.DataFrame:
         logits, features = scores.logits, scores.features
         unknown = np.zeros(len(logits), bool) if self.novelty is None else self.novelty.unknown(logits, features)
-        probabilities = softmax(logits / temperature, axis=1)
         return tabulate(scores.table, probabilities, self.classes, self.card.threshold, unknown)
 
     def probabilities(self, photos: np.ndarray) -> np.ndarray:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+SPARE = 100 * 2**20  # bytes of disk that are left to everybody else
+
 
 def file_state(path: str) -> tuple[int, int]:
     """What tells that a file has changed: its bytes and the time of its last change in ns; zeros where it is gone.

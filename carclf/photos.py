@@ -146,11 +146,6 @@ def glance(source: Source, at_least: int | None = None, limits: Limits = LIMITS)
     return (height, width) if turned else (width, height), _to_rgb(_upright(image))
 
 
-def measure_photo(source: Source, limits: Limits = LIMITS) -> tuple[int, int]:
-    """Upright (width, height) in pixels of a photo that decodes from its first byte to its last."""
-    return glance(source, 1, limits)[0]
-
-
 def read_bytes(source: Source, limits: Limits = LIMITS) -> bytes:
     """All bytes of a photo's file, without a look at what they mean.
 

@@ -7,12 +7,13 @@ import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from carclf import devices
 from carclf.files import write_text
 from carclf.objective import CLASS_WEIGHTS
 
 FILE = "recipe.json"
 SAMPLERS = ("shuffle", "balanced")
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+PRECISIONS = ("auto", *devices.PRECISIONS)
 
 
 @dataclass(frozen=True)

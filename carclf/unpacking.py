@@ -17,7 +17,7 @@ from typing import NamedTuple
 from tqdm.auto import tqdm
 
 from carclf.archives import ARCHIVE_LIMITS, ArchiveLimits, Member, SetAside, most_bytes, open_members, pieces
-from carclf.files import replacing, writing
+from carclf.files import SPARE, replacing, writing
 from carclf.photos import SUFFIXES
 
 LONGEST_PART = 240  # bytes of a name between slashes; most file systems hold 255, and ".tmp" comes behind
@@ -159,7 +159,7 @@ def _check_total(source: Path, claimed: int, limits: ArchiveLimits) -> None:
 
 def _check_disk(folder: Path, needed: int) -> int:
     free = shutil.disk_usage(folder).free
-    if free < needed + 100 * 2**20:  # some room for everybody else
+    if free < needed + SPARE:
         message = f"{folder} needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free"
         raise OSError(f"{message}; free some disk or choose another folder")
     return free

@@ -16,11 +16,10 @@ import pytest
 from PIL import Image, ImageCms, ImageFile
 
 from carclf import photos
-from carclf.photos import FORMATS, Limits, PhotoError, measure_photo, read_photo
+from carclf.photos import FORMATS, Limits, PhotoError, glance, read_photo
 
 ORIENTATION = 0x0112
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 64, 3), dtype=np.uint8)
-WAYS = [read_photo, measure_photo]
 LOSSY = {"AVIF", "HEIF", "JPEG", "WEBP"}
 WITH_EXIF = [kind for kind in FORMATS if kind not in ("BMP", "GIF")]
 # Orientation -> what a camera held that way stores of an upright picture.
@@ -34,6 +33,14 @@ STORED = {
     7: lambda upright: np.rot90(upright, 2).transpose(1, 0, 2),
     8: lambda upright: np.rot90(upright, -1),
 }
+
+
+def measure_photo(source, **options) -> tuple[int, int]:
+    """Upright size of a photo, as a scan finds it from the smallest scale."""
+    return glance(source, 1, **options)[0]
+
+
+WAYS = [read_photo, measure_photo]
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
