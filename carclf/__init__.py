@@ -15,7 +15,7 @@ _HOMES = {
     "augment": ("Augment",),
     "models": ("blocks", "build_model"),
     "classifier": ("Classifier",),
-    "recipes": ("Recipe", "Stage"),
+    "recipes": ("RECIPES", "Recipe", "Stage"),
     "training": ("Run", "fit"),
     "split_scores": ("score_splits",),
     "lr_finder": ("RangeTest", "find_lr"),

@@ -16,16 +16,17 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import math
 import os
 import sys
 import warnings
 from contextlib import redirect_stdout
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import carclf
 
-NAMED = ("stages", "backbone", "weights", "micro_batch", "accumulate", "class_weight", "device", "seed")
+NAMED = ("backbone", "weights", "micro_batch", "accumulate", "class_weight", "device", "seed")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -77,30 +78,30 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int, default=0)
 
     sub = command(_train, "train on a folder of photos, or go on where the run was stopped")
-    recipe = carclf.Recipe()
     sub.add_argument("dir")
     sub.add_argument("--out", required=True, help="folder of the run, such as runs/first")
     sub.add_argument("--cache", default="cache", help="folder of the tensor cache (default: %(default)s)")
-    sub.add_argument("--cache-size", type=int, default=192, help="side of cached photos (default: %(default)s)")
+    sub.add_argument("--cache-size", type=int, help="side of cached photos (default: what the largest stage needs)")
     sub.add_argument(
         "--whole", default="vehicle", choices=("vehicle", "model", "photo"), help="what the split keeps whole"
     )
     sub.add_argument("--previous", help="the split.csv of an earlier run: what was tested then is not learned now")
-    sub.add_argument("--backbone", default=recipe.backbone)
     sub.add_argument(
-        "--weights", default=recipe.weights, help="'imagenet', 'none' (random) or the path of a state dict"
+        "--recipe", default="quick", choices=carclf.RECIPES, help="where all other settings come from (default: quick)"
     )
+    sub.add_argument("--backbone")
+    sub.add_argument("--weights", help="'imagenet', 'none' (random) or the path of a state dict")
     sub.add_argument(
         "--stage",
         action="append",
         metavar="UNFREEZE,EPOCHS,MAX_LR,SIZE",
         help="such as all,6,1e-3,128; give it once for each stage",
     )
-    sub.add_argument("--micro-batch", type=int, default=recipe.micro_batch)
-    sub.add_argument("--accumulate", type=int, default=recipe.accumulate)
-    sub.add_argument("--class-weight", default=recipe.class_weight, choices=carclf.objective.CLASS_WEIGHTS)
-    sub.add_argument("--device", default=recipe.device)
-    sub.add_argument("--seed", type=int, default=recipe.seed)
+    sub.add_argument("--micro-batch", type=int)
+    sub.add_argument("--accumulate", type=int)
+    sub.add_argument("--class-weight", choices=carclf.objective.CLASS_WEIGHTS)
+    sub.add_argument("--device")
+    sub.add_argument("--seed", type=int)
     sub.add_argument(
         "--set",
         action="append",
@@ -177,22 +178,14 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    given = {"stages": tuple(_stage(text) for text in options.stage)} if options.stage else {}
-    given |= dict(_setting(text) for text in options.set)
-    recipe = carclf.Recipe(
-        backbone=options.backbone,
-        weights=None if options.weights == "none" else options.weights,
-        micro_batch=options.micro_batch,
-        accumulate=options.accumulate,
-        class_weight=options.class_weight,
-        device=options.device,
-        seed=options.seed,
-        **given,
-    )
+    given = {name: getattr(options, name) for name in NAMED if getattr(options, name, None) is not None}
+    given |= {"stages": tuple(_stage(text) for text in options.stage)} if options.stage else {}
+    given |= {"weights": None} if options.weights == "none" else {}
+    recipe = replace(carclf.RECIPES[options.recipe], **given, **dict(_setting(text) for text in options.set))
     manifest = carclf.scan(options.dir)
-    manifest = carclf.split(manifest, seed=options.seed, whole=options.whole, previous=options.previous)
+    manifest = carclf.split(manifest, seed=recipe.seed, whole=options.whole, previous=options.previous)
     print(carclf.summary(manifest))
-    cache = carclf.TensorCache.build(manifest, options.cache, options.cache_size)
+    cache = carclf.TensorCache.build(manifest, options.cache, options.cache_size or _cache_size(recipe))
     run = carclf.fit(recipe, manifest, cache, options.out, log_with=options.log_with)
     if not _is_first():
         return
@@ -209,9 +202,14 @@ def _stage(text: str) -> carclf.Stage:
         raise ValueError(f"--stage {text!r} must be UNFREEZE,EPOCHS,MAX_LR,SIZE, such as all,6,1e-3,128") from error
 
 
+def _cache_size(recipe: carclf.Recipe) -> int:
+    """The usual side of cached photos, or more where a stage wants larger ones."""
+    return max(192, 64 * math.ceil(max(stage.size for stage in recipe.stages) / 64))
+
+
 def _others() -> list[str]:
     """Settings of the recipe that have no option of their own."""
-    return [field.name for field in fields(carclf.Recipe) if field.name not in NAMED]
+    return [field.name for field in fields(carclf.Recipe) if field.name not in (*NAMED, "stages")]
 
 
 def _setting(text: str) -> tuple[str, object]:

@@ -26,6 +26,7 @@ class Card:
     promise : what the threshold promises, as `thresholds.promise` gives it, or None
     novelty : facts of the `Novelty` that decides what is unknown, or None; its arrays lie in a file of their own
     training : recipe, data and results of the training, for people
+    about : what the model has seen, what it is good for and what not, in words, or None
     """
 
     backbone: str
@@ -38,6 +39,7 @@ class Card:
     promise: dict | None = None
     novelty: dict | None = None
     training: dict | None = None
+    about: dict | None = None
     schema: int = SCHEMA
 
     def save(self, folder: Path) -> None:

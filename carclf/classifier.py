@@ -104,12 +104,21 @@ class Classifier:
             novelty = Novelty.of(card.novelty, arrays, n_features(model, card.backbone))
         return cls(model, card, device, novelty)
 
-    def save(self, folder: str | os.PathLike) -> Path:
-        """Write the model folder; each file appears whole or not at all."""
+    def save(self, folder: str | os.PathLike, half: bool = False) -> Path:
+        """Write the model folder; each file appears whole or not at all.
+
+        Parameters
+        ----------
+        half : matrices as float16, for a file half as large; norms and biases, which are small and may hold numbers
+            below float16's range, stay float32. Loading gives a float32 network either way.
+        """
         folder = Path(folder)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        write_tensors(folder / WEIGHTS, self.model.state_dict())
+        weights = self.model.state_dict()
+        if half:
+            weights = {name: w.half() if w.ndim > 1 else w for name, w in weights.items()}
+        write_tensors(folder / WEIGHTS, weights)
         self._save_novelty(folder)
         return folder
 

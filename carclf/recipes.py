@@ -1,4 +1,4 @@
-"""Every setting of a training, in two frozen dataclasses that are saved with the run."""
+"""Every setting of a training, in two frozen dataclasses that are saved with the run; recipes by name."""
 
 from __future__ import annotations
 
@@ -119,3 +119,39 @@ RANGES = (  # setting, smallest, largest
     ("clip_norm", 0, 1e6),
     ("ema", 0, 0.99999),
 )
+
+# By name, for `python -m carclf train DIR --recipe NAME`; docs/results.md has what each was measured to give.
+RECIPES = {
+    # 14 epochs at up to 160 pixels: a first answer.
+    "quick": Recipe(),
+    # The model that ships: 36 epochs at up to 224 pixels, in strong augmentation that so many epochs can bear.
+    "thorough": Recipe(
+        stages=(
+            ("head", 1, 3e-3, 128),
+            ("blocks.2", 12, 1e-3, 128),
+            ("blocks.2", 11, 7e-4, 160),
+            ("blocks.2", 7, 4e-4, 192),
+            ("blocks.2", 5, 2e-4, 224),
+        ),
+        label_smoothing=0.05,
+        augment={
+            **{"rotate": 8.0, "zoom_in": 0.4, "zoom_out": 0.5, "aspect": 0.25, "erase": 0.3, "erase_area": 0.25},
+            **{"brightness": 0.4, "contrast": 0.4, "saturation": 0.5, "hue": 0.03, "grey": 0.1, "blur": 0.7},
+        },
+    ),
+    # For a graphics card of 4 GB, with the head of three layers. Not run with pretrained weights yet.
+    "resnet50": Recipe(
+        backbone="resnet50",
+        stages=(("head", 2, 3e-3, 160), ("layer4", 4, 5e-4, 160), ("layer2", 8, 3e-4, 192), ("layer2", 4, 1e-4, 224)),
+        micro_batch=16,
+        accumulate=4,
+    ),
+    # A stronger network of timm, for a card of 8 GB or much patience. Not run with pretrained weights yet.
+    "convnext": Recipe(
+        backbone="convnext_tiny.in12k_ft_in1k",
+        stages=(("head", 2, 1e-3, 160), ("all", 10, 2e-4, 192), ("all", 4, 5e-5, 224)),
+        micro_batch=16,
+        accumulate=4,
+        block_decay=0.7,
+    ),
+}

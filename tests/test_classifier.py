@@ -43,6 +43,18 @@ def test_saving_and_loading_changes_no_bit(classifier, folder, photos):
     pd.testing.assert_frame_equal(loaded.predict(photos), classifier.predict(photos), check_exact=True)
 
 
+def test_half_the_bytes_keep_matrices_to_float16_and_all_else_to_the_bit(classifier, tmp_path):
+    whole, half = (classifier.save(tmp_path / name, half=name == "half") for name in ("whole", "half"))
+    sizes = [(folder / WEIGHTS).stat().st_size for folder in (whole, half)]
+    assert sizes[1] < 0.52 * sizes[0]
+    for name, found in Classifier.load(half, "cpu").model.state_dict().items():
+        own = classifier.model.state_dict()[name]
+        assert found.dtype == own.dtype
+        # float16 has 11 significant bits and no steps below 2^-24; a variance of 1e-6 would be lost in it
+        rtol, atol = (2**-11, 2**-25) if own.ndim > 1 else (0, 0)
+        torch.testing.assert_close(found, own, rtol=rtol, atol=atol)
+
+
 def test_predictions_are_a_table_with_a_row_a_photo(classifier, photos):
     table = classifier.predict(photos.path.tolist())
     assert {"path", "brand", "predicted", "confidence", "top5", "accepted", "problem"} <= set(table)

@@ -1,6 +1,7 @@
 import json
 import shutil
 import warnings
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -37,6 +38,21 @@ def test_train_writes_a_model_that_the_package_loads(run):
 def test_any_setting_of_the_recipe_can_be_given(run):
     recipe = carclf.Recipe.load(run)
     assert (recipe.ema, recipe.augment, recipe.head, recipe.micro_batch) == (0.5, {"flip": 0}, "mlp", 8)
+
+
+def test_a_recipe_has_a_name_and_single_settings_go_over_it(photo_folder, tmp_path, monkeypatch):
+    seen = {}
+
+    def fit(recipe, manifest, cache, out, log_with):
+        seen.update(recipe=recipe, cache=cache.size)
+        raise ValueError("seen")
+
+    monkeypatch.setattr(carclf, "fit", fit)
+    arguments = ["train", str(photo_folder), "--out", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")]
+    assert main([*arguments, "--recipe", "thorough", "--seed", "3", "--set", "ema=0.9"]) == 1
+    assert seen == {"recipe": replace(carclf.RECIPES["thorough"], seed=3, ema=0.9), "cache": 256}
+    assert main(arguments) == 1
+    assert seen == {"recipe": carclf.Recipe(), "cache": 192}
 
 
 def test_evaluate_takes_the_runs_test_photos_or_any_folder(run, photo_folder, tmp_path, capsys):
