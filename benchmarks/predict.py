@@ -72,8 +72,8 @@ def main() -> None:
 @torch.inference_mode()
 def plain_loop(model: torch.nn.Module, classifier: Classifier, paths: list[str]) -> list[str]:
     """The likeliest brand of each photo."""
-    loader = DataLoader(Photos(paths, classifier), 64, num_workers=2)
-    return [classifier.classes[i] for batch in loader for i in model(batch).argmax(1)]
+    loader, device = DataLoader(Photos(paths, classifier), 64, num_workers=2), classifier.device.torch
+    return [classifier.classes[i] for batch in loader for i in model(batch.to(device)).argmax(1)]
 
 
 if __name__ == "__main__":

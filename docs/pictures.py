@@ -1,19 +1,54 @@
-"""Make the README's pictures from the run that `make demo` left: python docs/pictures.py"""
+"""Make the pictures of README.md and results.md.
 
+python docs/pictures.py              from the run that `make demo` left
+python docs/pictures.py runs/ship    from what `benchmarks/ship.py` left
+"""
+
+import json
+import sys
 from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
 
 import carclf
 from carclf import evaluation_plots, galleries
 
 DOCS = Path(__file__).resolve().parent
-RUN = DOCS.parent / "runs" / "demo" / "run"
+DEMO = DOCS.parent / "runs" / "demo" / "run"
+QUESTIONS = ("known source", "new collections")
 
 
 def main() -> None:
-    """Predict the test photos of the demo and draw the two pictures."""
-    predictions = carclf.Classifier.load(RUN / "model").predict(carclf.read_test(RUN / "split.csv"))
+    """Draw the one or the other."""
+    if len(sys.argv) > 1:
+        shipped(Path(sys.argv[1]))
+    else:
+        demo()
+
+
+def demo() -> None:
+    """Predict the test photos of the demo and draw the two pictures of the README."""
+    predictions = carclf.Classifier.load(DEMO / "model").predict(carclf.read_test(DEMO / "split.csv"))
     evaluation_plots.confusion_matrix(predictions).figure.savefig(DOCS / "confusion.png", dpi=80)
     galleries.prediction_page(predictions, n=9, seed=4).savefig(DOCS / "predictions.png", dpi=80)
+
+
+def shipped(run: Path) -> None:
+    """Draw what the shipped model did on test, for both kinds of photos side by side."""
+    tables = {name: pd.read_csv(run / name / "predictions.csv") for name in QUESTIONS}
+    brands = {name: carclf.brand_report(table) for name, table in tables.items()}
+    pd.concat(brands, names=["photos from"]).round(3).to_csv(DOCS / "shipped-brands.csv", lineterminator="\n")
+    figure, axes = plt.subplots(2, 2, figsize=(11, 9), layout="constrained")
+    for (name, table), (left, right) in zip(tables.items(), axes, strict=True):
+        matrix = evaluation_plots.confusion_matrix(table).figure
+        matrix.savefig(DOCS / f"shipped-confusion-{name.replace(' ', '-')}.png", dpi=70)
+        threshold = json.loads((run / name / "metrics.json").read_text("utf-8"))["threshold"]
+        evaluation_plots.risk_coverage(table, left, threshold)
+        evaluation_plots.reliability(table, ax=right)
+        for ax in (left, right):
+            ax.set_title(f"{name}: {ax.get_title()}", fontsize=10)
+    figure.savefig(DOCS / "shipped-confidence.png", dpi=70)
 
 
 if __name__ == "__main__":

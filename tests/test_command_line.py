@@ -49,8 +49,9 @@ def test_a_recipe_has_a_name_and_single_settings_go_over_it(photo_folder, tmp_pa
 
     monkeypatch.setattr(carclf, "fit", fit)
     arguments = ["train", str(photo_folder), "--out", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")]
-    assert main([*arguments, "--recipe", "thorough", "--seed", "3", "--set", "ema=0.9"]) == 1
-    assert seen == {"recipe": replace(carclf.RECIPES["thorough"], seed=3, ema=0.9), "cache": 256}
+    assert main([*arguments, "--recipe", "thorough", "--seed", "3", "--set", 'augment={"blur": 0}']) == 1
+    thorough = carclf.RECIPES["thorough"]
+    assert seen == {"recipe": replace(thorough, seed=3, augment={**thorough.augment, "blur": 0}), "cache": 256}
     assert main(arguments) == 1
     assert seen == {"recipe": carclf.Recipe(), "cache": 192}
 
