@@ -27,6 +27,9 @@ from carclf.photos import PhotoError, Source
 from carclf.predictions import photos_of, tabulate
 from carclf.tensors import read_tensors, write_tensors
 
+# What a CPU is given at once: what lies between two layers then stays in its caches. Two cores named photos of 224
+# pixels up to 2.4 times as fast by eights as by 64.
+CPU_PIXELS = 8 * 224**2
 WEIGHTS, NOVELTY = "model.safetensors", "novelty.safetensors"
 
 
@@ -257,10 +260,14 @@ class Classifier:
     def outputs(self, photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Logits float32 [N, n_classes] and features float32 [N, n_features] of squished photos, as `probabilities`."""
         x = self._prepare(torch.from_numpy(photos).to(self.device.torch))
-        x = x.contiguous(memory_format=self.device.memory_format)
+        at_once = max(1, CPU_PIXELS // self.card.size**2) if self.device.kind == "cpu" else len(x)
+        found = []
         with torch.inference_mode(), self.device.autocast():
-            features, logits = features_and_logits(self.model, self.card.backbone, x)
-        return logits.float().cpu().numpy(), features.float().cpu().numpy()
+            for part in x.split(at_once):
+                part = part.contiguous(memory_format=self.device.memory_format)
+                found.append(features_and_logits(self.model, self.card.backbone, part))
+        features, logits = (torch.cat(parts).float().cpu().numpy() for parts in zip(*found, strict=True))
+        return logits, features
 
     def _read(self, source: Source) -> np.ndarray | PhotoError:
         try:

@@ -47,7 +47,7 @@ def shipped(run: Path) -> None:
         evaluation_plots.risk_coverage(table, left, threshold)
         evaluation_plots.reliability(table, ax=right)
         for ax in (left, right):
-            ax.set_title(f"{name}: {ax.get_title()}", fontsize=10)
+            ax.set_title(f"{name}: {ax.get_title(loc='left')}", loc="left", fontsize=10)
     figure.savefig(DOCS / "shipped-confidence.png", dpi=70)
 
 

@@ -53,7 +53,7 @@ def main() -> None:
     train = {"folder": str(ROOT / "images"), "cache_folder": str(ROOT / "cache"), **train}
     split = str(out / "run" / "split.csv")
     test = {"model_folder": str(out / "run" / "model"), "test_photos": split, "run_split": split, **test}
-    test = {"cache_folder": train["cache_folder"], **test}
+    test = {"cache_folder": train["cache_folder"], "shipped_folder": str(ROOT / "models" / "cars-lite0"), **test}
     train["run_folder"], test["results_folder"] = str(out / "run"), str(out / "test")  # where _report looks
     fingerprint = _fingerprint(train, test)
     try:
@@ -80,6 +80,7 @@ def _value(name: str, text: str):
 def _fingerprint(*settings: dict) -> str:
     """Changes with the settings, the notebooks and the package."""
     sources = [*sorted(HERE.glob("*.ipynb")), *sorted((ROOT / "carclf").glob("*.*"))]
+    sources += sorted((ROOT / "models").rglob("card.json"))
     content = json.dumps(settings, sort_keys=True).encode() + b"".join(path.read_bytes() for path in sources)
     return hashlib.sha256(content).hexdigest()
 

@@ -43,6 +43,17 @@ def test_saving_and_loading_changes_no_bit(classifier, folder, photos):
     pd.testing.assert_frame_equal(loaded.predict(photos), classifier.predict(photos), check_exact=True)
 
 
+def test_answers_do_not_depend_on_how_many_photos_pass_at_once(classifier, photos, monkeypatch):
+    single = Classifier(classifier.model, classifier.card, "cpu")
+    single.device = replace(single.device, dtype=torch.float32)
+    squares = np.stack([to_square(path, 48) for path in photos.path[:7]])
+    together = single.outputs(squares)
+    monkeypatch.setattr("carclf.classifier.CPU_PIXELS", 3 * 32**2)
+    for found, expected in zip(single.outputs(squares), together, strict=True):
+        assert len(found) == 7
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 def test_half_the_bytes_keep_matrices_to_float16_and_all_else_to_the_bit(classifier, tmp_path):
     whole, half = (classifier.save(tmp_path / name, half=name == "half") for name in ("whole", "half"))
     sizes = [(folder / WEIGHTS).stat().st_size for folder in (whole, half)]
