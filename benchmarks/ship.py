@@ -43,12 +43,13 @@ ABOUT = {
         "teaching. What it accepts may be trusted as far as its promise goes, the rest wants a look"
     ),
     "not for": (
-        "decisions about people, such as fines or access, without somebody who looks; brands and models that it has "
-        "hardly seen, as most made after 2020 or never sold in America or Europe; cars that are small in the picture"
+        "decisions about people, such as fines or access, without somebody who looks; cars that are small in the "
+        "picture; brands and models that it has hardly seen, such as most made after 2020 or never sold in America or "
+        "Europe"
     ),
     "photos' rights": (
         "Stanford Cars is for research use, the other collections are of mixed or unstated licence; no photo is part "
-        "of this project. Whoever wants to earn money with weights learned from them should ask a lawyer first"
+        "of this project. Ask a lawyer before you use the weights commercially"
     ),
 }
 
@@ -116,7 +117,7 @@ def publish(run: carclf.Run, manifest: pd.DataFrame, folder: Path) -> carclf.Cla
 def questions(manifest: pd.DataFrame, classes: list[str]) -> Iterator[tuple[str, pd.DataFrame]]:
     """What is asked of test, and its photos."""
     test, home = manifest.split == "test", manifest.collection.isna()
-    yield "known source", manifest[test & home]
+    yield "home", manifest[test & home]
     yield "new collections", manifest[test & ~home]
     yield "unknown brands", manifest[manifest.brand.notna() & ~manifest.brand.isin(classes)]
 

@@ -125,8 +125,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--picture", help="draw them into this picture, such as shares.png")
 
     sub = command(_predict, "name the brand on photos")
-    sub.add_argument("model")
-    sub.add_argument("path", nargs="+")
+    sub.add_argument("model", help="model folder, such as models/cars-lite0")
+    sub.add_argument("path", nargs="+", help="photos or folders of photos")
     sub.add_argument("--csv", help="write the predictions there")
     return parser
 
@@ -259,10 +259,12 @@ def _shares(options: argparse.Namespace) -> None:
 def _predict(options: argparse.Namespace) -> None:
     classifier = carclf.Classifier.load(options.model)
     predictions = classifier.predict(options.path)
+    shown = predictions[["path", "predicted", "confidence", "decision", "problem"]]
+    print(shown.to_string(index=False))
     if options.csv:
         carclf.save_predictions(predictions, options.csv)
-    shown = predictions[["path", "predicted", "confidence", "decision", "problem"]]
-    print(shown.assign(path=shown.path.map(lambda p: Path(p).name)).to_string(index=False))
+    if predictions.predicted.isna().all():
+        raise ValueError(f"none of {len(predictions)} photos could be read; the column problem says why")
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def _names(ax, shares, size, sides):
 @house_style
 def risk_coverage(predictions, ax=None, threshold=None):
     """Accuracy of the answers against the share of photos answered, the surest first; `threshold` is marked."""
-    table = threshold_table(predictions, np.unique(predictions["confidence"].dropna()))
+    table = threshold_table(predictions, np.unique([0, *predictions["confidence"].dropna()]))  # 0: the unknown as well
     ax = axes(ax, percent=True)
     ax.plot(table["coverage"], table["accuracy"], color=RIGHT)
     if threshold is not None:

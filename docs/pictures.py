@@ -16,7 +16,7 @@ from carclf import evaluation_plots, galleries
 
 DOCS = Path(__file__).resolve().parent
 DEMO = DOCS.parent / "runs" / "demo" / "run"
-QUESTIONS = ("known source", "new collections")
+QUESTIONS = ("home", "new collections")
 
 
 def main() -> None:
@@ -41,8 +41,12 @@ def shipped(run: Path) -> None:
     pd.concat(brands, names=["photos from"]).round(3).to_csv(DOCS / "shipped-brands.csv", lineterminator="\n")
     figure, axes = plt.subplots(2, 2, figsize=(11, 9), layout="constrained")
     for (name, table), (left, right) in zip(tables.items(), axes, strict=True):
-        matrix = evaluation_plots.confusion_matrix(table).figure
-        matrix.savefig(DOCS / f"shipped-confusion-{name.replace(' ', '-')}.png", dpi=70)
+        matrix = evaluation_plots.confusion_matrix(table)
+        share = (table.brand == table.predicted).mean()
+        matrix.set_title(
+            f"{name}: {len(table)} photos of {table.brand.nunique()} brands, {share:.1%} right", loc="left"
+        )
+        matrix.figure.savefig(DOCS / f"shipped-confusion-{name.replace(' ', '-')}.png", dpi=70)
         threshold = json.loads((run / name / "metrics.json").read_text("utf-8"))["threshold"]
         evaluation_plots.risk_coverage(table, left, threshold)
         evaluation_plots.reliability(table, ax=right)

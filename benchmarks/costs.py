@@ -1,0 +1,87 @@
+"""What a recipe costs before anybody trains it: photos a second of each stage here, minutes for a set, memory.
+
+python benchmarks/costs.py [--recipe resnet50] [--photos 8575]
+
+Weights are random and photos drawn: neither changes speed or memory. Memory is counted and not measured: what the
+backward pass of a micro-batch keeps, in float32 and in mixed precision, and weights, gradients and AdamW's moments. The
+device's own libraries come on top. Stages that train the head alone take a small part of the whole and are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+import carclf
+from carclf.dataset import Dataset
+from carclf.engine import Engine
+from carclf.processes import Processes
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", nargs="*", default=["resnet50", "convnext"], choices=carclf.RECIPES)
+    parser.add_argument("--photos", type=int, default=8575, help="photos to train on, for the minutes")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore", ".*starts from random weights")
+    with tempfile.TemporaryDirectory() as folder:
+        carclf.draw_demo(folder)
+        manifest = carclf.split(carclf.scan(folder))
+        data = Dataset.of(manifest, carclf.TensorCache.build(manifest, Path(folder) / "cache", 256))
+        rows = [row for name in options.recipe for row in stages(name, data, options.photos)]
+    print(pd.DataFrame(rows).round(1).to_string(index=False))
+
+
+def stages(name: str, data: Dataset, photos: int) -> list[dict]:
+    """A row a stage."""
+    recipe = replace(carclf.RECIPES[name], weights=None)
+    engine = Engine(recipe, data, Processes.join())
+    rows = []
+    for number, stage in enumerate(recipe.stages):
+        engine.begin(number)
+        if engine.head_alone:
+            continue
+        windows = [window for window in engine.windows(0) if len(window) > 2 * recipe.micro_batch][:3]
+        engine.step(windows[0], 1e-4)  # warms up
+        began = time.perf_counter()
+        for window in windows[1:]:
+            engine.step(window, 1e-4)
+        speed = sum(map(len, windows[1:])) / (time.perf_counter() - began)
+        row = {"recipe": name, "trains": stage.unfreeze, "epochs": stage.epochs, "size": stage.size}
+        row |= {"photos a second": speed, "minutes": stage.epochs * photos / speed / 60}
+        for kind, mixed in (("float32", False), ("mixed", True)):
+            row[f"activations, {kind}, MB"] = activations(engine.model, recipe.micro_batch, stage.size, mixed) / 1e6
+        trained = sum(p.numel() for p in engine.model.parameters() if p.requires_grad)
+        every = sum(p.numel() for p in engine.model.parameters())
+        rows.append(row | {"weights, gradients, moments, MB": (4 * every + 12 * trained) / 1e6})
+    return rows
+
+
+def activations(model: torch.nn.Module, photos: int, size: int, mixed: bool) -> int:
+    """Bytes that the backward pass of one micro-batch needs, beside the weights."""
+    model.train()
+    seen, kept = {}, []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if not isinstance(tensor, torch.nn.Parameter):
+            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        kept.append(tensor)  # alive, or a later one could have the same address
+        return tensor
+
+    x = torch.rand(photos, 3, size, size, device=next(model.parameters()).device)
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with hooks, torch.autocast(x.device.type, torch.bfloat16, enabled=mixed):
+        model(x)
+    return sum(seen.values())
+
+
+if __name__ == "__main__":
+    main()
