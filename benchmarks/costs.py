@@ -14,10 +14,10 @@ import tempfile
 import time
 import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import torch
+from throughput import drawn_photos
 
 import carclf
 from carclf.dataset import Dataset
@@ -33,9 +33,7 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore", ".*starts from random weights")
     with tempfile.TemporaryDirectory() as folder:
-        carclf.draw_demo(folder)
-        manifest = carclf.split(carclf.scan(folder))
-        data = Dataset.of(manifest, carclf.TensorCache.build(manifest, Path(folder) / "cache", 256))
+        data = Dataset.of(*drawn_photos(folder, 256))
         rows = [row for name in options.recipe for row in stages(name, data, options.photos)]
     print(pd.DataFrame(rows).round(1).to_string(index=False))
 

@@ -10,10 +10,9 @@ plain loop   the same network in float32 NCHW behind a DataLoader with two worke
 from __future__ import annotations
 
 import argparse
-import time
 
-import pandas as pd
 import torch
+from throughput import in_turns
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
@@ -54,19 +53,7 @@ def main() -> None:
     plain = Classifier.load(options.model).model.to(memory_format=torch.contiguous_format)
     print(f"{classifier.card.backbone} at {classifier.card.size} px, {len(paths)} photos, {classifier.device}")
     ways = {"predict": lambda: classifier.predict(paths), "plain loop": lambda: plain_loop(plain, classifier, paths)}
-    seconds = {name: [] for name in ways}
-    for number in range(options.rounds + 1):
-        for name, way in ways.items():
-            began = time.perf_counter()
-            way()
-            if number:  # the first round warms up
-                seconds[name].append(time.perf_counter() - began)
-    taken = pd.DataFrame(seconds)
-    ratio = taken.div(taken["predict"], axis=0)
-    found = pd.DataFrame({"photos a second": len(paths) / taken.median()})
-    found["predict is so many times faster"] = ratio.median()
-    found["least"], found["most"] = ratio.min(), ratio.max()
-    print(found.round(2).to_string())
+    print(in_turns(ways, len(paths), options.rounds).to_string())
 
 
 @torch.inference_mode()

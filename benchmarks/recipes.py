@@ -171,15 +171,15 @@ def _place(out: Path, arm: str, seed: int) -> Path:
 
 
 def keep(
-    place: Path, arm: str, seed: int, minutes: float, classifier: Classifier, say: Callable[[], np.ndarray], manifest
+    place: Path, arm: str, seed: int, minutes: float, classifier: Classifier, look: Callable[[], np.ndarray], manifest
 ) -> None:
     """Write what a network says, unless that is there for the photos that are asked about today."""
-    asked = digest("\n".join(manifest.path[manifest.question.notna()]))
+    asked = _asked(manifest)
     facts = {"arm": arm, "seed": seed, "minutes": minutes, "classes": classifier.classes, "asked": asked}
     file = place / "arm.json"
     if not file.exists() or json.loads(file.read_text()).get("asked") != asked:
         place.mkdir(parents=True, exist_ok=True)
-        np.save(place / "logits.npy", say())
+        np.save(place / "logits.npy", look())
         file.write_text(json.dumps(facts))
 
 
@@ -219,8 +219,9 @@ def compared(out: Path, manifest: pd.DataFrame) -> pd.DataFrame:
     """
     asked = manifest[manifest.question.notna()].drop(columns="split")  # this split is none of the shipped model's
     asked = asked.assign(vehicle=asked.collection.fillna(asked.vehicle))
-    arms = {(f["arm"], f["seed"]): predictions(asked, f, place) for place, f in _finished(out, asked)}
-    minutes = {(f["arm"], f["seed"]): f["minutes"] for _, f in _finished(out, asked)}
+    finished = list(_finished(out, manifest))
+    arms = {(f["arm"], f["seed"]): predictions(asked, f, place) for place, f in finished}
+    minutes = {(f["arm"], f["seed"]): f["minutes"] for _, f in finished}
     rows = {}
     for (arm, seed), table in arms.items():
         if ("baseline", seed) not in arms:
@@ -240,11 +241,17 @@ def compared(out: Path, manifest: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, "index").rename_axis(["arm", "seed"])
 
 
-def _finished(out: Path, asked: pd.DataFrame) -> Iterator[tuple[Path, dict]]:
+def _asked(manifest: pd.DataFrame) -> str:
+    """Fingerprint of the photos that are asked about."""
+    return digest("\n".join(manifest.path[manifest.question.notna()]))
+
+
+def _finished(out: Path, manifest: pd.DataFrame) -> Iterator[tuple[Path, dict]]:
     """Folder and facts of every arm that was asked about the same photos."""
+    asked = _asked(manifest)
     for path in sorted(out.glob("*/arm.json")):
         facts = json.loads(path.read_text())
-        if facts.get("asked") == digest("\n".join(asked.path)):
+        if facts.get("asked") == asked:
             yield path.parent, facts
 
 

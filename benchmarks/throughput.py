@@ -68,11 +68,33 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore", "resnet50 starts from random weights")
     with tempfile.TemporaryDirectory() as folder:
-        carclf.draw_demo(folder)
-        manifest = carclf.split(carclf.scan(folder))
-        cache = carclf.TensorCache.build(manifest, Path(folder) / "cache", options.size + 32)
+        manifest, cache = drawn_photos(folder, options.size + 32)
         print(table(options, manifest, cache).to_string())
         print(head_table(options, manifest, cache).to_string())
+
+
+def drawn_photos(folder: str, size: int) -> tuple[pd.DataFrame, carclf.TensorCache]:
+    """Manifest with a split, and cache, of the demo's photos, drawn into a folder."""
+    carclf.draw_demo(folder)
+    manifest = carclf.split(carclf.scan(folder))
+    return manifest, carclf.TensorCache.build(manifest, Path(folder) / "cache", size)
+
+
+def in_turns(ways: dict[str, Callable[[], object]], photos: int, rounds: int) -> pd.DataFrame:
+    """Photos a second of each way, the median over the rounds, and the first way's as a multiple of it."""
+    seconds = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way()
+            if number:  # the first round warms up
+                seconds[name].append(time.perf_counter() - began)
+    taken, first = pd.DataFrame(seconds), next(iter(ways))
+    ratio = taken.div(taken[first], axis=0)
+    found = pd.DataFrame({"photos a second": photos / taken.median()})
+    found[f"{first} is so many times faster"] = ratio.median()
+    found["least"], found["most"] = ratio.min(), ratio.max()
+    return found.round(2)
 
 
 def table(options: argparse.Namespace, manifest: pd.DataFrame, cache: carclf.TensorCache) -> pd.DataFrame:
@@ -83,20 +105,9 @@ def table(options: argparse.Namespace, manifest: pd.DataFrame, cache: carclf.Ten
         "plain step": plain_steps(options, data, ready=True),
         "plain loop": plain_steps(options, data, ready=False),
     }
-    seconds = {name: [] for name in loops}
-    for number in range(options.rounds + 1):
-        for name, step in loops.items():
-            began = time.perf_counter()
-            for _ in range(options.steps):
-                step()
-            if number:  # the first round warms up
-                seconds[name].append(time.perf_counter() - began)
-    taken = pd.DataFrame(seconds)
-    ratio = taken.div(taken["engine"], axis=0)
-    found = pd.DataFrame({"photos a second": options.batch * options.steps / taken.median()})
-    found["engine is so many times faster"] = ratio.median()
-    found["least"], found["most"] = ratio.min(), ratio.max()
-    return found.round(2).rename_axis(f"{options.backbone} {options.size} px, {torch.get_num_threads()} threads")
+    ways = {name: lambda step=step: [step() for _ in range(options.steps)] for name, step in loops.items()}
+    found = in_turns(ways, options.batch * options.steps, options.rounds)
+    return found.rename_axis(f"{options.backbone} {options.size} px, {torch.get_num_threads()} threads")
 
 
 def engine_steps(options: argparse.Namespace, data: Dataset) -> Callable[[], object]:
