@@ -123,8 +123,7 @@ def second_looks(seed: int, manifest: pd.DataFrame, cache: carclf.TensorCache, o
     minutes = json.loads((trained / "arm.json").read_text())["minutes"]
     classifier = Classifier.load(trained / "model")
     larger = Classifier(classifier.model, replace(classifier.card, size=144))
-    near, near_mirror = (..., slice(24, 232), slice(24, 232)), (..., slice(24, 232), slice(231, 23, -1))  # of 256
-    views = (WHOLE, MIRROR, near, near_mirror)
+    views = (WHOLE, MIRROR, NEAR, NEAR_MIRROR)
     looks = {
         "shown at 144 px": lambda: say(larger, manifest, cache),
         "photo and mirror image": lambda: say(classifier, manifest, cache, views[:2]),
@@ -212,33 +211,39 @@ def lite2(out: Path) -> dict:
 
 
 def compared(out: Path, manifest: pd.DataFrame) -> pd.DataFrame:
-    """A row an arm and seed, in per cent: the score of each question, and its distance from that seed's baseline.
+    """A row an arm and seed, and one for all seeds of an arm together; in per cent, beside the baseline of these seeds.
 
     The intervals, of 95 %, are over vehicles, and for other collections over the collections: photos of one source are
     right or wrong together. They say nothing about other seeds, and of thirty arms one or two lie outside by chance.
     """
     asked = manifest[manifest.question.notna()].drop(columns="split")  # this split is none of the shipped model's
     asked = asked.assign(vehicle=asked.collection.fillna(asked.vehicle))
-    finished = list(_finished(out, manifest))
-    arms = {(f["arm"], f["seed"]): predictions(asked, f, place) for place, f in finished}
-    minutes = {(f["arm"], f["seed"]): f["minutes"] for _, f in finished}
+    said: dict[str, dict[int, pd.DataFrame]] = {}
+    for place, facts in _finished(out, manifest):
+        table = predictions(asked, facts, place).assign(minutes=facts["minutes"])
+        said.setdefault(facts["arm"], {})[facts["seed"]] = table.assign(path=f"{facts['seed']} " + table.path)
     rows = {}
-    for (arm, seed), table in arms.items():
-        if ("baseline", seed) not in arms:
-            continue
-        row = {"minutes": minutes[arm, seed]}
-        for question in QUESTIONS:
-            own = table.question == question
-            found = carclf.compare(arms["baseline", seed][own], table[own])
-            row |= {question: found["accuracy_b"], f"{question}, macro recall": found["macro_recall_b"]}
-            if arm != "baseline":
-                ends = {"difference": "", "low": "_low", "high": "_high"}
-                row |= {f"{question}, {name}": found[f"accuracy_difference{end}"] for name, end in ends.items()}
-        away = table[table.question.isin([QUESTIONS[2], "unknown brands"])]
-        row["other collections, answered at 90 %"] = answered(away[away.question == QUESTIONS[2]])
-        row["unknown brands, AUROC"] = roc_auc_score(away.question == QUESTIONS[2], away.confidence)
-        rows[arm, seed] = {name: value if name == "minutes" else 100 * value for name, value in row.items()}
+    for arm, by_seed in said.items():
+        seeds = sorted(by_seed.keys() & said.get("baseline", {}))
+        for chosen in [[seed] for seed in seeds] + ([seeds] if len(seeds) > 1 else []):
+            base, table = (pd.concat([tables[s] for s in chosen]) for tables in (said["baseline"], by_seed))
+            row = beside(base, table)
+            rows[arm, " and ".join(map(str, chosen))] = {k: v if k == "minutes" else 100 * v for k, v in row.items()}
     return pd.DataFrame.from_dict(rows, "index").rename_axis(["arm", "seed"])
+
+
+def beside(base: pd.DataFrame, table: pd.DataFrame) -> dict[str, float]:
+    """Scores of an arm's predictions, 0..1, and their distances from the baseline's; minutes."""
+    row = {"minutes": table.minutes.mean()}
+    for question in QUESTIONS:
+        found = carclf.compare(base[base.question == question], table[table.question == question])
+        row |= {question: found["accuracy_b"], f"{question}, macro recall": found["macro_recall_b"]}
+        if not base.equals(table):
+            ends = {"difference": "", "low": "_low", "high": "_high"}
+            row |= {f"{question}, {name}": found[f"accuracy_difference{end}"] for name, end in ends.items()}
+    away = table[table.question.isin([QUESTIONS[2], "unknown brands"])]
+    row["other collections, answered at 90 %"] = answered(away[away.question == QUESTIONS[2]])
+    return row | {"unknown brands, AUROC": roc_auc_score(away.question == QUESTIONS[2], away.confidence)}
 
 
 def _asked(manifest: pd.DataFrame) -> str:
