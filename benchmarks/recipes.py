@@ -211,39 +211,42 @@ def lite2(out: Path) -> dict:
 
 
 def compared(out: Path, manifest: pd.DataFrame) -> pd.DataFrame:
-    """A row an arm and seed, and one for all seeds of an arm together; in per cent, beside the baseline of these seeds.
+    """A row an arm and seed, and one for all seeds where it has several; in per cent, beside these seeds' baseline.
 
     The intervals, of 95 %, are over vehicles, and for other collections over the collections: photos of one source are
     right or wrong together. They say nothing about other seeds, and of thirty arms one or two lie outside by chance.
+    Rows of the same seeds may be compared with each other.
     """
     asked = manifest[manifest.question.notna()].drop(columns="split")  # this split is none of the shipped model's
     asked = asked.assign(vehicle=asked.collection.fillna(asked.vehicle))
     said: dict[str, dict[int, pd.DataFrame]] = {}
     for place, facts in _finished(out, manifest):
-        table = predictions(asked, facts, place).assign(minutes=facts["minutes"])
+        table = predictions(asked, facts, place).assign(minutes=facts["minutes"], seed=facts["seed"])
         said.setdefault(facts["arm"], {})[facts["seed"]] = table.assign(path=f"{facts['seed']} " + table.path)
     rows = {}
     for arm, by_seed in said.items():
         seeds = sorted(by_seed.keys() & said.get("baseline", {}))
         for chosen in [[seed] for seed in seeds] + ([seeds] if len(seeds) > 1 else []):
             base, table = (pd.concat([tables[s] for s in chosen]) for tables in (said["baseline"], by_seed))
-            row = beside(base, table)
-            rows[arm, " and ".join(map(str, chosen))] = {k: v if k == "minutes" else 100 * v for k, v in row.items()}
-    return pd.DataFrame.from_dict(rows, "index").rename_axis(["arm", "seed"])
+            rows[arm, " and ".join(map(str, chosen))] = beside(base, table)
+    found = pd.DataFrame.from_dict(rows, "index").rename_axis(["arm", "seed"])
+    found.loc["baseline", found.columns.str.contains(r", (?:difference|low|high)$")] = np.nan  # from itself
+    return found.mul(100).assign(minutes=found.minutes)
 
 
 def beside(base: pd.DataFrame, table: pd.DataFrame) -> dict[str, float]:
-    """Scores of an arm's predictions, 0..1, and their distances from the baseline's; minutes."""
+    """Scores of an arm's predictions, in 0..1, and their distances from the baseline's; minutes of one seed."""
     row = {"minutes": table.minutes.mean()}
     for question in QUESTIONS:
         found = carclf.compare(base[base.question == question], table[table.question == question])
         row |= {question: found["accuracy_b"], f"{question}, macro recall": found["macro_recall_b"]}
-        if not base.equals(table):
-            ends = {"difference": "", "low": "_low", "high": "_high"}
-            row |= {f"{question}, {name}": found[f"accuracy_difference{end}"] for name, end in ends.items()}
+        ends = {"difference": "", "low": "_low", "high": "_high"}
+        row |= {f"{question}, {name}": found[f"accuracy_difference{end}"] for name, end in ends.items()}
     away = table[table.question.isin([QUESTIONS[2], "unknown brands"])]
-    row["other collections, answered at 90 %"] = answered(away[away.question == QUESTIONS[2]])
-    return row | {"unknown brands, AUROC": roc_auc_score(away.question == QUESTIONS[2], away.confidence)}
+    by_seed = [one for _, one in away.groupby("seed")]  # confidences of two networks have no common order
+    row["other collections, answered at 90 %"] = np.mean([answered(a[a.question == QUESTIONS[2]]) for a in by_seed])
+    aurocs = [roc_auc_score(one.question == QUESTIONS[2], one.confidence) for one in by_seed]
+    return row | {"unknown brands, AUROC": np.mean(aurocs)}
 
 
 def _asked(manifest: pd.DataFrame) -> str:

@@ -5,7 +5,7 @@ python benchmarks/ship.py path/to/cars path/to/photos/of/other/collections --out
 The first folder divides as usual. Of the second, whole collections (the two digits after the underscore) are kept for
 valid and for test: a photo from a source never seen is what users bring, and what the threshold promises has to hold
 there too. Brands with too few vehicles are not learned; their photos show what the model does with a brand it does not
-know. Killed, the same command goes on. Test is looked at once, at the end.
+know. Killed, the same command goes on. Test is looked at once a call, at the end.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def publish(run: carclf.Run, manifest: pd.DataFrame, folder: Path) -> carclf.Cla
     counts = len(of_train), home.sum(), (~home).sum(), model_key(of_train[~home]).nunique()
     about = ABOUT | {"learned from": LEARNED_FROM.format(*counts)}
     averaged = between(run)
-    averaged.card = replace(averaged.card, about=about, training=averaged.card.training | {"weights": AVERAGED})
+    averaged.card = replace(averaged.card, about=about)
     averaged.save(folder, half=True)
     classifier = carclf.Classifier.load(folder)
     train, valid = (classifier.score(rows) for rows in (of_train, of_valid))
@@ -119,17 +119,21 @@ def publish(run: carclf.Run, manifest: pd.DataFrame, folder: Path) -> carclf.Cla
 
 
 def between(run: carclf.Run) -> carclf.Classifier:
-    """The network halfway between the best epoch and the last: a mean of two that were reached on one path.
+    """The network halfway between the best epoch and the last, as long as the recipe has no moving average of its own.
 
-    Either is one draw from where the path wanders; their middle lies flatter (arXiv 1803.05407). No photo is needed.
+    Either is one draw from where the path wanders; what lies between is often better (arXiv 1803.05407). BatchNorm's
+    statistics are averaged too, and not counted anew as there: the two lie close together.
     """
-    best, saved = run.classifier, read_tensors(run.folder / checkpoints.FILE)[0]
-    state = best.model.state_dict()
+    classifier = carclf.Classifier.load(run.folder / "model")
+    state, last = classifier.model.state_dict(), read_tensors(run.folder / checkpoints.FILE)[0]
     for name, weights in state.items():
         if weights.is_floating_point():
-            state[name] = (weights + saved[f"model.{name}"].to(weights)) / 2
-    best.model.load_state_dict(state)
-    return best
+            state[name] = (weights + last[f"model.{name}"].to(weights)) / 2
+    classifier.model.load_state_dict(state)
+    training = classifier.card.training
+    best = {k: v for k, v in training["best_epoch"].items() if not k.startswith("valid_")}  # scores of other weights
+    classifier.card = replace(classifier.card, training=training | {"best_epoch": best, "weights": AVERAGED})
+    return classifier
 
 
 def questions(manifest: pd.DataFrame, classes: list[str]) -> Iterator[tuple[str, pd.DataFrame]]:
