@@ -31,6 +31,8 @@ ARCHIVE_LIMITS = ArchiveLimits()
 
 
 class Member(NamedTuple):
+    """One entry of an archive; nothing of it has been unpacked or believed yet."""
+
     name: str
     size: int  # bytes, as the header claims
     open: Callable[[], BinaryIO]
