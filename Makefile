@@ -10,15 +10,17 @@ demo: .venv/installed
 test: .venv/installed
 	$(PY) -m pytest
 
-# The whole suite on the old torch that DirectML needs; without DirectX its tests use a stand-in.
+# All tests on the old torch that DirectML needs; without DirectX they use a stand-in for the device.
 test-directml: .venv-directml/installed
 	.venv-directml/bin/python -m pytest
 
 lint: .venv/installed
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	.venv/bin/lint-imports --no-cache > .venv/lint-imports.log || (cat .venv/lint-imports.log; false)
 
-# Made anew whenever what it installs has changed.
+# Installed again whenever its list of packages changes.
 .venv/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt

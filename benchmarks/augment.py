@@ -1,29 +1,28 @@
-"""Milliseconds a photo of augmentation: whole batches at once against photo by photo, in turns, as ratios.
+"""Time augmentation: whole batches at once against photo by photo, in turns.
 
 python benchmarks/augment.py [--cached 256] [--size 224] [--batch 32] [--rounds 7]
 
-Photos are noise: that changes no speed. All take turns, so that a noisy machine disturbs them alike:
+The photos are noise, which does not change the speed.
 
 all strengths   carclf.Augment with shift and blur too
-default         carclf.Augment as recipes have it
-plain           its resize and normalisation, of validation and prediction
-torchvision     transforms.v2 of the same kinds and strengths, photo by photo, uint8 up to the normalisation
-kornia          the same for a batch with random numbers a photo, where it is installed
+default         carclf.Augment with its default strengths
+plain           only its resize and normalisation, as for validation and prediction
+torchvision     transforms.v2 of the same kinds and strengths, photo by photo, uint8 until the normalisation
+kornia          the same for a batch, with random numbers per photo, if installed
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from importlib.util import find_spec
 
-import pandas as pd
 import torch
+from timing import in_turns
 from torchvision.transforms import v2
 
 import carclf
-from carclf.augment import IMAGENET_MEAN, IMAGENET_STD
+from carclf.model.augment import IMAGENET_MEAN, IMAGENET_STD
 
 
 def main() -> None:
@@ -35,36 +34,20 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     x = torch.randint(0, 256, (options.batch, 3, options.cached, options.cached), dtype=torch.uint8)
-    print(table(options, x).to_string())
-
-
-def table(options: argparse.Namespace, x: torch.Tensor) -> pd.DataFrame:
-    """The median over the rounds, and as a multiple of what all strengths take; with the least and the most of the
-    rounds."""
-    ways = {
+    augments = {
         "all strengths": carclf.Augment(options.size, shift=0.05, blur=1.0),
         "default": carclf.Augment(options.size),
         "plain": carclf.Augment(options.size).plain(),
-        "torchvision": torchvisions(options.size),
+        "torchvision": torchvision_augment(options.size),
     }
     if find_spec("kornia"):
-        ways["kornia"] = kornias(options.size)
-    seconds = {name: [] for name in ways}
-    for number in range(options.rounds + 1):
-        for name, augment in ways.items():
-            began = time.perf_counter()
-            augment(x)
-            if number:  # the first round warms up
-                seconds[name].append(time.perf_counter() - began)
-    taken = pd.DataFrame(seconds) / options.batch * 1000
-    ratio = taken.div(taken["all strengths"], axis=0)
-    found = pd.DataFrame({"ms a photo": taken.median(), "so many times as long": ratio.median()})
-    found["least"], found["most"] = ratio.min(), ratio.max()
-    threads = torch.get_num_threads()
-    return found.round(2).rename_axis(f"{options.cached} to {options.size} px, {threads} threads")
+        augments["kornia"] = kornia_augment(options.size)
+    found = in_turns({name: lambda a=a: a(x) for name, a in augments.items()}, options.batch, options.rounds)
+    title = f"{options.cached} to {options.size} px, {torch.get_num_threads()} threads"
+    print(found.rename_axis(title).to_string())
 
 
-def torchvisions(size: int) -> Callable[[torch.Tensor], torch.Tensor]:
+def torchvision_augment(size: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """What one would write with torchvision, in a DataLoader's worker."""
     bilinear = v2.InterpolationMode.BILINEAR
     each = v2.Compose(
@@ -83,7 +66,7 @@ def torchvisions(size: int) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda x: torch.stack([each(photo) for photo in x])
 
 
-def kornias(size: int) -> Callable[[torch.Tensor], torch.Tensor]:
+def kornia_augment(size: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """The same with Kornia, which takes batches of floats."""
     import kornia.augmentation as K
 

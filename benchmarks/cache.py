@@ -1,17 +1,17 @@
-"""The tensor cache against a loop that saves one tensor a photo, in turns, as ratios; and what the cache takes.
+"""Time the tensor cache against a loop that saves one tensor per photo, in turns; and measure its own costs.
 
 python benchmarks/cache.py [path/to/photos] [--size 192] [--rounds 3]
 
-Without a folder the drawn demo photos are taken. Each measurement has a process and an empty folder of its own, begins
-after the imports, and finds the photos in the operating system's memory, where a scan has brought them.
+The default are the drawn demo photos. Each measurement runs in its own process and empty folder, starts after the
+imports, and finds the photos in the operating system's file cache, as they were just scanned.
 
-cache           `TensorCache.build` into an empty folder, until all is safely on disk
-plain float32   `torch.save(ToTensor()(Image.open(path).convert("RGB").resize((S, S))), file)` for one photo after the
-                other, with torchvision's ToTensor: what a tutorial does; four bytes a value
+cache           `TensorCache.build` into an empty folder, until everything is safely on disk
+plain float32   `torch.save(ToTensor()(Image.open(path).convert("RGB").resize((S, S))), file)` photo by photo, with
+                torchvision's ToTensor, as in tutorials; four bytes per value
 plain uint8     `torch.save(torch.from_numpy(np.array(Image.open(path).convert("RGB").resize((S, S)))), file)`
-plain bilinear  the same with the cache's filter; Pillow's own choice, bicubic, takes longer
+plain bilinear  the same with the cache's filter; Pillow's default, bicubic, is slower
 
-The plain loops neither turn photos upright nor wait for the disk. Torch has one thread there: more only slow it down.
+The plain loops neither turn photos upright nor wait for the disk. They use one torch thread; more only slow them down.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from torchvision import transforms
 
 import carclf
 
-NEW = 10  # photos that are added to a cache of all the others
+NEW = 10  # photos added to a cache of all others
 
 
 def main() -> None:
@@ -45,20 +45,20 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=192)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    os.environ["TQDM_DISABLE"] = "1"  # in the processes that are measured
+    os.environ["TQDM_DISABLE"] = "1"  # in the measured processes
     with tempfile.TemporaryDirectory() as folder:
         if options.photos is None:
             options.photos = Path(folder) / "photos"
             carclf.draw_demo(options.photos)
         manifest = carclf.scan(options.photos)
         manifest = manifest[manifest.problem.isna()]
-        title = f"{len(manifest):,} photos, {options.size} px, {os.cpu_count()} processor cores"
+        title = f"{len(manifest):,} photos, {options.size} px, {os.cpu_count()} CPU cores"
         print(against_loops(manifest, options).rename_axis(title).to_string())
         print(costs(manifest, options).rename_axis(title).to_string())
 
 
 def against_loops(manifest: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
-    """Seconds of each way, the median over the rounds, and the cache's as a multiple of it."""
+    """Seconds of each way (median of the rounds) and the speedup of the cache over it."""
     ways = {"cache": build, "plain float32": save_float32, "plain uint8": save_uint8, "plain bilinear": save_bilinear}
     taken = []
     for number in range(options.rounds):
@@ -67,15 +67,14 @@ def against_loops(manifest: pd.DataFrame, options: argparse.Namespace) -> pd.Dat
                 taken.append({"round": number, "way": name, **measured(way, manifest, folder, options.size)})
     taken = pd.DataFrame(taken).pivot(index="round", columns="way")
     ratio = taken["seconds"].div(taken["seconds", "cache"], axis=0)
-    found = taken.median().unstack(0).loc[list(ways), ["seconds", "processor seconds"]]
-    found["photos a second"] = len(manifest) / found.seconds
-    found["cache is so many times faster"] = ratio.median()
-    found["least"], found["most"] = ratio.min(), ratio.max()
-    return found.round(2)
+    found = taken.median().unstack(0).loc[list(ways), ["seconds", "CPU seconds"]]
+    found["photos per second"] = len(manifest) / found.seconds
+    found["speedup of cache"] = ratio.median()
+    return found.assign(lowest=ratio.min(), highest=ratio.max()).round(2)
 
 
 def costs(manifest: pd.DataFrame, options: argparse.Namespace) -> pd.DataFrame:
-    """Seconds and peak memory of a cache from nothing, of one that is whole, and of one that lacks a few photos."""
+    """Seconds and peak memory of building from nothing, of opening a complete cache, and of adding a few photos."""
     steps = {
         "cold": (manifest, "all"),
         "warm": (manifest, "all"),
@@ -118,15 +117,15 @@ def nothing(*_: object) -> None:
 
 
 def measured(work: Callable, *arguments: object) -> dict[str, float]:
-    """Seconds, those of all processor cores together, and the peak memory of the process that it ran in."""
+    """Run work in a new process; its seconds, CPU seconds and peak memory."""
     if hasattr(os, "sync"):
-        os.sync()  # nobody pays for what another has still to write
+        os.sync()  # or this measurement pays for pending writes of the one before
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(in_child, work, *arguments).result()
 
 
 def in_child(work: Callable, *arguments: object) -> dict[str, float]:
-    # Looked at again and again, since the peak that Linux keeps for a process begins with its parent's.
+    # Polled, since the peak that Linux records for a process starts with its parent's.
     peak, done = [0], threading.Event()
 
     def watch() -> None:
@@ -137,7 +136,7 @@ def in_child(work: Callable, *arguments: object) -> dict[str, float]:
     watcher.start()
     began, processor = time.perf_counter(), time.process_time()
     work(*arguments)
-    found = {"seconds": time.perf_counter() - began, "processor seconds": time.process_time() - processor}
+    found = {"seconds": time.perf_counter() - began, "CPU seconds": time.process_time() - processor}
     done.set()
     watcher.join()
     return {**found, "peak memory, MB": max(peak) / 1e6}

@@ -1,10 +1,10 @@
-"""What a recipe costs before anybody trains it: photos a second of each stage here, minutes for a set, memory.
+"""Estimate what training with a recipe costs: speed of each stage on this machine, minutes, memory.
 
 python benchmarks/costs.py [--recipe resnet50] [--photos 8575]
 
-Weights are random and photos drawn: neither changes speed or memory. Memory is counted and not measured: what the
+Weights are random and photos are drawn; neither changes speed or memory. Memory is counted, not measured: what the
 backward pass of a micro-batch keeps, in float32 and in mixed precision, and weights, gradients and AdamW's moments. The
-device's own libraries come on top. Stages that train the head alone take a small part of the whole and are left out.
+device's own libraries come on top. Stages that train only the head are cheap and left out.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from dataclasses import replace
 
 import pandas as pd
 import torch
-from throughput import drawn_photos
+from timing import drawn_photos
 
 import carclf
-from carclf.dataset import Dataset
-from carclf.engine import Engine
-from carclf.processes import Processes
+from carclf.train.batches import Dataset
+from carclf.train.distributed import Processes
+from carclf.train.engine import Engine
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def stages(name: str, data: Dataset, photos: int) -> list[dict]:
-    """A row a stage."""
+    """One row per stage."""
     recipe = replace(carclf.RECIPES[name], weights=None)
     engine = Engine(recipe, data, Processes.join())
     rows = []
@@ -47,14 +47,14 @@ def stages(name: str, data: Dataset, photos: int) -> list[dict]:
         engine.begin(number)
         if engine.head_alone:
             continue
-        windows = [window for window in engine.windows(0) if len(window) > 2 * recipe.micro_batch][:3]
-        engine.step(windows[0], 1e-4)  # warms up
+        batches = engine.batches(0)[:3]
+        engine.step(batches[0], 1e-4)  # warms up
         began = time.perf_counter()
-        for window in windows[1:]:
-            engine.step(window, 1e-4)
-        speed = sum(map(len, windows[1:])) / (time.perf_counter() - began)
+        for batch in batches[1:]:
+            engine.step(batch, 1e-4)
+        speed = sum(map(len, batches[1:])) / (time.perf_counter() - began)
         row = {"recipe": name, "trains": stage.unfreeze, "epochs": stage.epochs, "size": stage.size}
-        row |= {"photos a second": speed, "minutes": stage.epochs * photos / speed / 60}
+        row |= {"photos per second": speed, "minutes": stage.epochs * photos / speed / 60}
         for kind, mixed in (("float32", False), ("mixed", True)):
             row[f"activations, {kind}, MB"] = activations(engine.model, recipe.micro_batch, stage.size, mixed) / 1e6
         trained = sum(p.numel() for p in engine.model.parameters() if p.requires_grad)
@@ -64,14 +64,14 @@ def stages(name: str, data: Dataset, photos: int) -> list[dict]:
 
 
 def activations(model: torch.nn.Module, photos: int, size: int, mixed: bool) -> int:
-    """Bytes that the backward pass of one micro-batch needs, beside the weights."""
+    """Bytes that the backward pass of one micro-batch needs, besides the weights."""
     model.train()
     seen, kept = {}, []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         if not isinstance(tensor, torch.nn.Parameter):
             seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        kept.append(tensor)  # alive, or a later one could have the same address
+        kept.append(tensor)  # keeps it alive: a later one could get the same address
         return tensor
 
     x = torch.rand(photos, 3, size, size, device=next(model.parameters()).device)

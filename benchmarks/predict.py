@@ -1,9 +1,9 @@
-"""Photos a second from JPEG files to answers, against what one would write instead, in turns, as ratios.
+"""Time prediction from JPEG files to answers, against what one would write instead, in turns.
 
 python benchmarks/predict.py models/cars-lite0 path/to/photos [--photos 512] [--rounds 5]
 
-predict      `Classifier.predict`: decoded in threads at the scale that is needed, mixed precision where the hardware
-             has it, channels-last, in batches; with temperature, threshold and novelty
+predict      `Classifier.predict`: decodes in threads at the needed scale, mixed precision if the hardware has it,
+             channels-last, in batches; with temperature, threshold and out-of-distribution score
 plain loop   the same network in float32 NCHW behind a DataLoader with two workers that decode, resize and normalise
 """
 
@@ -12,13 +12,14 @@ from __future__ import annotations
 import argparse
 
 import torch
-from throughput import in_turns
+from timing import in_turns
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 import carclf
-from carclf.classifier import Classifier
-from carclf.models import normalisation
+from carclf.data.manifest import list_photos
+from carclf.model.backbones import normalisation
+from carclf.model.classifier import Classifier
 
 
 class Photos(torch.utils.data.Dataset):
@@ -47,7 +48,7 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    every = carclf.manifest.list_photos(options.folder)
+    every = list_photos(options.folder)
     paths = every[:: max(1, len(every) // options.photos)][: options.photos]
     classifier = Classifier.load(options.model)
     plain = Classifier.load(options.model).model.to(memory_format=torch.contiguous_format)
@@ -58,7 +59,7 @@ def main() -> None:
 
 @torch.inference_mode()
 def plain_loop(model: torch.nn.Module, classifier: Classifier, paths: list[str]) -> list[str]:
-    """The likeliest brand of each photo."""
+    """The most probable brand of each photo."""
     loader, device = DataLoader(Photos(paths, classifier), 64, num_workers=2), classifier.device.torch
     return [classifier.classes[i] for batch in loader for i in model(batch.to(device)).argmax(1)]
 

@@ -1,11 +1,11 @@
-"""How long names, duplicates and a second scan take, beside what cannot be avoided.
+"""Time scanning: a folder for the first and the second time, duplicates, names.
 
 python benchmarks/scan.py [path/to/photos] [--names 1000000] [--photos 100000]
 
-names        reading brand, model and vehicle from so many names, as a multiple of the time of listing them: empty files
-             in a temporary folder, named like listings, image searches, data sets and anonymous ones
-duplicates   pairs among so many random fingerprints, a hundredth of them planted near another
-scan         a folder read for the first time, and again when nothing has changed; without a folder the drawn photos
+scan         a folder, and again when nothing has changed; default: the drawn photos
+duplicates   pairs among random fingerprints, 1 % of which are planted near another
+names        reading brand, model and vehicle from names, against listing the same files: empty ones in a temporary
+             folder, named like listings, image searches, data sets and anonymous photos
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ import numpy as np
 import pandas as pd
 
 import carclf
-from carclf import inspection
-from carclf.fingerprints import NEAR, VIEWS
-from carclf.manifest import list_photos, read_name
+from carclf.data.duplicates import NEAR, VIEWS
+from carclf.data.manifest import FOLDER, list_photos, read_name
 
 PATTERNS = (
     "{brand}_{model}_{year}_37_18_250_20_4_70_54_180_16_AWD_5_4_4dr_{letters}.jpg",
@@ -40,7 +39,7 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=100_000)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
-        os.environ[inspection.FOLDER] = place
+        os.environ[FOLDER] = place
         folder = options.folder or Path(place, "photos")
         if options.folder is None:
             carclf.draw_demo(folder)
@@ -50,14 +49,14 @@ def main() -> None:
 
 
 def seconds(call) -> tuple[float, object]:
-    """Time of a call, and what it returned."""
+    """Seconds that a call takes, and its result."""
     began = time.perf_counter()
     found = call()
     return time.perf_counter() - began, found
 
 
 def names(place: Path, n: int) -> str:
-    """Parsing n names against listing them."""
+    """Parse n names, against listing them."""
     rng = np.random.default_rng(0)
     brands = [row.name for row in carclf.brand_table()]
     letters = ["".join(word) for word in rng.choice(list("abcdefghijklmnopqrstuvwxyzABCDEF"), (n, 3))]
@@ -73,12 +72,12 @@ def names(place: Path, n: int) -> str:
     named = sum(row[0] is not None for row in read)
     return (
         f"names: {n:,} ({named:,} with a brand), listing {listing:.1f} s, parsing {parsing:.1f} s, "
-        f"{parsing / listing:.1f} times as long (best of 3 each)"
+        f"ratio {parsing / listing:.1f} (best of 3 each)"
     )
 
 
 def duplicates(n: int) -> str:
-    """Finding pairs among n random fingerprints."""
+    """Find planted pairs among n random fingerprints."""
     rng = np.random.default_rng(0)
     prints = rng.integers(0, 256, (n, VIEWS, 32), dtype=np.uint8)
     planted = rng.permutation(n)[: n // 50].reshape(-1, 2)
@@ -94,7 +93,7 @@ def duplicates(n: int) -> str:
 
 
 def scans(folder: str | Path) -> str:
-    """First and second scan of a folder."""
+    """Scan a folder twice."""
     first, manifest = seconds(lambda: carclf.scan(folder))
     second, _ = seconds(lambda: carclf.scan(folder))
     return f"scan: {len(manifest):,} photos, first {first:.2f} s, again {second:.2f} s"

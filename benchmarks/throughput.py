@@ -1,11 +1,10 @@
-"""Photos a second in training: this engine against what one would write instead, in turns, as ratios.
+"""Time training: this engine against what one would write instead, in turns.
 
 python benchmarks/throughput.py [--backbone resnet50] [--size 224] [--rounds 5]
 
-Weights are random, photos are the drawn ones: neither changes the speed. Three loops take turns, so that a noisy
-machine disturbs all of them alike:
+Weights are random and photos are drawn; neither changes the speed.
 
-engine       augmentation, mixed precision where the hardware has it, channels-last, exact accumulation: `Engine.step`
+engine       `Engine.step`: augmentation, mixed precision if the hardware has it, channels-last, exact accumulation
 plain step   float32 NCHW, torch's cross-entropy and AdamW, on one batch that is ready in memory
 plain loop   the same behind a DataLoader with two workers that decode JPEGs and augment photo by photo
 """
@@ -18,18 +17,18 @@ import time
 import warnings
 from collections.abc import Callable
 from itertools import count
-from pathlib import Path
 
 import pandas as pd
 import torch
+from timing import drawn_photos, in_turns
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 import carclf
-from carclf.dataset import Dataset
-from carclf.engine import Engine
-from carclf.processes import Processes
+from carclf.train.batches import Dataset
+from carclf.train.distributed import Processes
+from carclf.train.engine import Engine
 
 
 class Photos(torch.utils.data.Dataset):
@@ -64,41 +63,17 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=2, help="optimizer steps a round")
+    parser.add_argument("--steps", type=int, default=2, help="optimizer steps per round")
     options = parser.parse_args()
-    warnings.filterwarnings("ignore", "resnet50 starts from random weights")
+    warnings.filterwarnings("ignore", ".*starts from random weights")
     with tempfile.TemporaryDirectory() as folder:
         manifest, cache = drawn_photos(folder, options.size + 32)
         print(table(options, manifest, cache).to_string())
         print(head_table(options, manifest, cache).to_string())
 
 
-def drawn_photos(folder: str, size: int) -> tuple[pd.DataFrame, carclf.TensorCache]:
-    """Manifest with a split, and cache, of the demo's photos, drawn into a folder."""
-    carclf.draw_demo(folder)
-    manifest = carclf.split(carclf.scan(folder))
-    return manifest, carclf.TensorCache.build(manifest, Path(folder) / "cache", size)
-
-
-def in_turns(ways: dict[str, Callable[[], object]], photos: int, rounds: int) -> pd.DataFrame:
-    """Photos a second of each way, the median over the rounds, and the first way's as a multiple of it."""
-    seconds = {name: [] for name in ways}
-    for number in range(rounds + 1):
-        for name, way in ways.items():
-            began = time.perf_counter()
-            way()
-            if number:  # the first round warms up
-                seconds[name].append(time.perf_counter() - began)
-    taken, first = pd.DataFrame(seconds), next(iter(ways))
-    ratio = taken.div(taken[first], axis=0)
-    found = pd.DataFrame({"photos a second": photos / taken.median()})
-    found[f"{first} is so many times faster"] = ratio.median()
-    found["least"], found["most"] = ratio.min(), ratio.max()
-    return found.round(2)
-
-
 def table(options: argparse.Namespace, manifest: pd.DataFrame, cache: carclf.TensorCache) -> pd.DataFrame:
-    """Photos a second of each loop, the median over the rounds, and the engine's as a multiple of it."""
+    """Speed of each loop."""
     data = Dataset.of(manifest, cache)
     loops = {
         "engine": engine_steps(options, data),
@@ -111,18 +86,18 @@ def table(options: argparse.Namespace, manifest: pd.DataFrame, cache: carclf.Ten
 
 
 def engine_steps(options: argparse.Namespace, data: Dataset) -> Callable[[], object]:
-    """One step of the engine a call."""
+    """Each call is one step of the engine."""
     stages = (("all", 10_000, 1e-3, options.size),)
     recipe = carclf.Recipe(backbone=options.backbone, weights=None, stages=stages, micro_batch=options.batch)
     engine = Engine(recipe, data, Processes.join())
     engine.begin(0)
     print(engine.device)
-    windows = (window for epoch in count() for window in engine.windows(epoch) if len(window) >= options.batch - 1)
-    return lambda: engine.step(next(windows), 1e-4)
+    batches = (batch for epoch in count() for batch in engine.batches(epoch) if len(batch) >= options.batch - 1)
+    return lambda: engine.step(next(batches), 1e-4)
 
 
 def plain_steps(options: argparse.Namespace, data: Dataset, ready: bool) -> Callable[[], object]:
-    """One step of a plain loop a call, on a batch in memory or from a DataLoader."""
+    """Each call is one step of a plain loop, on a batch in memory or from a DataLoader."""
     model = carclf.build_model(options.backbone, len(data.classes), weights=None).train()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
     photos = Photos(data.paths[data.train].tolist(), data.labels[data.train].tolist(), options.size)
@@ -140,7 +115,7 @@ def plain_steps(options: argparse.Namespace, data: Dataset, ready: bool) -> Call
 
 
 def head_table(options: argparse.Namespace, manifest: pd.DataFrame, cache: carclf.TensorCache) -> pd.DataFrame:
-    """Seconds of a stage of eight epochs that trains the head alone, with and without its shortcut."""
+    """Seconds of a stage of eight epochs that trains only the head, with and without its shortcut."""
     seconds = {}
     for views in (2, 0):
         stages = (("head", 8, 1e-3, 96),)
@@ -149,12 +124,12 @@ def head_table(options: argparse.Namespace, manifest: pd.DataFrame, cache: carcl
         engine.begin(0)
         began = time.perf_counter()
         for epoch in range(8):
-            for window in engine.windows(epoch):
-                engine.step(window, 1e-3)
-        seconds["features computed once" if views else "anew in every epoch"] = time.perf_counter() - began
+            for batch in engine.batches(epoch):
+                engine.step(batch, 1e-3)
+        seconds["features computed once" if views else "in every epoch"] = time.perf_counter() - began
     found = pd.DataFrame({"seconds": seconds})
     found["ratio"] = found.seconds / found.seconds.iloc[0]
-    return found.round(1).rename_axis(f"head alone, 8 epochs, {len(manifest)} photos, 96 px")
+    return found.round(1).rename_axis(f"only the head, 8 epochs, {len(manifest)} photos, 96 px")
 
 
 if __name__ == "__main__":

@@ -4,71 +4,48 @@ The names below are loaded on first use, so that reading file names does not wai
 """
 
 from importlib import import_module
+from typing import Any
 
-_HOMES = {
-    "brands": ("parse_brand", "parse_name", "brand_table", "owner_of"),
-    "photos": ("Limits", "PhotoError", "read_photo"),
-    "fingerprints": ("duplicates",),
-    "manifest": ("Report", "read_table", "read_test", "report", "scan", "set_aside", "summary", "usable"),
-    "splits": ("leakage", "split"),
-    "cache": ("TensorCache",),
-    "augment": ("Augment",),
-    "models": ("blocks", "build_model"),
-    "classifier": ("Classifier",),
-    "recipes": ("RECIPES", "Recipe", "Stage"),
-    "training": ("Run", "fit"),
-    "split_scores": ("score_splits",),
-    "lr_finder": ("RangeTest", "find_lr"),
-    "evaluation": (
-        "brand_report",
-        "confused_pairs",
-        "confusion",
-        "metrics",
-        "metrics_table",
-        "save_predictions",
-        "save_results",
-    ),
-    "comparisons": ("by_novelty", "compare"),
-    "calibration": (
-        "calibration_error_interval",
-        "expected_calibration_error",
-        "fit_temperature",
-        "reliability_table",
-        "rescale",
-    ),
-    "thresholds": ("choose_threshold", "operating_points", "promised", "risk_coverage_area", "threshold_table"),
-    "mistakes": ("apply_corrections", "confident_mistakes", "highest_losses", "label_suspects", "save_suspects"),
-    "shares": ("brand_shares", "shares_on"),
-    "html_page": ("Section",),
-    "report_page": ("write_report",),
-    "novelty": ("Novelty", "novelty_metrics"),
-    "explain": ("grad_cam",),
-    "explain_page": ("inside_share", "overlay_page"),
-    "assessment": ("decisions", "evaluate", "settle"),
-    "demo": ("car_boxes", "draw_demo"),
-    "unpacking": ("unpack",),
-    "downloading": ("download",),
+__version__ = "0.2.0"
+
+_PUBLIC = {
+    "brands": ("brand_table", "parse_brand"),
+    "data.photos": ("PhotoError", "read_photo"),
+    "data.manifest": ("describe", "scan"),
+    "data.duplicates": ("duplicates",),
+    "data.splits": ("leakage", "split"),
+    "data.cache": ("TensorCache",),
+    "data.download": ("download",),
+    "model.augment": ("Augment",),
+    "model.backbones": ("build_model",),
+    "model.classifier": ("Classifier",),
+    "model.gradcam": ("grad_cam",),
+    "train.recipe": ("RECIPES", "Recipe", "Stage"),
+    "train.run": ("Run",),
+    "train.fit": ("fit",),
+    "train.lr_finder": ("find_lr",),
+    "metrics.scores": ("compute_metrics",),
+    "metrics.prevalence": ("brand_shares",),
+    "report.evaluate": ("calibrate_on_valid", "evaluate"),
+    "demo.folder": ("draw_demo",),
 }
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
-_MODULES = (
-    *_HOMES,
-    *("cards", "checkpoints", "dataset", "devices", "engine", "evaluation_plots", "galleries", "inspection"),
-    *("intervals", "mixing", "objective", "plots", "processes", "records", "style", "tensors", "widgets"),
-)
+_MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
+_FOLDERS = ("data", "demo", "metrics", "model", "plot", "report", "train")
 
-__version__ = "0.1.0"
-__all__ = sorted(_HOME_OF)
+__all__ = sorted(_MODULE_OF)
 
 
-def __getattr__(name: str):
-    if name in _HOME_OF:
-        value = getattr(import_module(f"carclf.{_HOME_OF[name]}"), name)
+def __getattr__(name: str) -> Any:
+    if name in _MODULE_OF:
+        value = getattr(import_module(f"carclf.{_MODULE_OF[name]}"), name)
         globals()[name] = value
         return value
-    if name in _MODULES:
+    if name in _FOLDERS:
         return import_module(f"carclf.{name}")
-    raise AttributeError(f"module 'carclf' has no attribute {name!r}")
+    from carclf.deprecated import old_attribute
+
+    return old_attribute(name)
 
 
 def __dir__() -> list[str]:
-    return [*__all__, *_MODULES]
+    return [*__all__, *_FOLDERS]

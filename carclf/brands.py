@@ -1,9 +1,10 @@
-"""Which brand a file name carries, read from the name's structure, never from substrings.
+"""File name -> brand, read from the structure of the name, never from substrings.
 
-A name is cut into words. Counters, years and words that say nothing ("img", "used", "photo of a") may come
-first; then the longest brand or alias of ``brands.csv`` must begin, and end where a word ends. All else is
-None: what cannot be read is counted and shown (``name_pattern``), not guessed.
+After counters, years and words that say nothing ("img", "used", "photo of a"), whole words must make up a brand or
+alias of ``brands.csv``; the longest wins. What cannot be read is None, counted and shown (`name_pattern`), not guessed.
 """
+
+from __future__ import annotations
 
 import csv
 import os
@@ -21,8 +22,8 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Brands that are also everyday words, or only two letters, with words that begin their models' names.
-# They are believed only where the name shows that a car is meant: see _is_meant.
+# Brands that are also everyday words or only two letters, each with words that their models' names begin with.
+# They count only if the name shows that a car is meant: see _is_meant.
 EVERYDAY = {
     "ac": _words("ace aceca cobra superblower"),
     "alpine": _words("a110 a290 a310 a390 a424 a610 gta renault"),
@@ -47,7 +48,7 @@ EVERYDAY = {
     "triumph": _words("acclaim dolomite gt6 herald spitfire stag tr3 tr4 tr5 tr6 tr7 tr8 vitesse"),
     "vector": _words("avtech m12 w2 w8 wx8"),
 }
-YEAR_LIKE_MODELS = {("BMW", "2002"), ("Peugeot", "2008")}  # right after the brand these are models
+YEAR_LIKE_MODELS = {("BMW", "2002"), ("Peugeot", "2008")}  # models, if right after the brand
 
 _COMPANY = _words("automobile automobiles automobili automotive cars company group motor motors")
 _CAR = _COMPANY | _words("cab car convertible coupe hatchback minivan pickup roadster sedan suv truck van wagon")
@@ -77,7 +78,7 @@ class Brand(NamedTuple):
 
 
 class ParsedName(NamedTuple):
-    """What a file name says, None where it says nothing. Without a vehicle the photo itself is the vehicle."""
+    """What a file name says, None for what it does not say. Without a vehicle, each photo is its own vehicle."""
 
     brand: str | None
     model: str | None
@@ -85,14 +86,14 @@ class ParsedName(NamedTuple):
 
 
 def parse_brand(name: str | os.PathLike) -> str | None:
-    """Canonical brand that the last component of a path carries, or None. Raises for no string at all."""
-    return _find(_stem(name), 6)[0]
+    """Brand in the last component of a path, in its canonical spelling, or None."""
+    return _find(_stem(name))[0]
 
 
 def parse_name(name: str | os.PathLike) -> ParsedName:
-    """Brand, model and vehicle that the last component of a path carries. Raises for no string at all.
+    """Brand, model and vehicle in the last component of a path.
 
-    The model keeps the name's spelling, without year, counter, collection number and specifications. The
+    The model keeps the spelling of the name, without year, counter, collection number and specifications. The
     vehicle of a listing ``Make_Model_Year_<13 specifications>_<3 letters>`` is all but the three letters.
     """
     stem = _stem(name)
@@ -105,22 +106,22 @@ def parse_name(name: str | os.PathLike) -> ParsedName:
 
 
 def folder_brand(folder_name: str | os.PathLike) -> str | None:
-    """Brand whose name or alias is the whole name of a folder, whatever case, accents and separators."""
+    """Brand whose name or alias is the entire name of a folder, ignoring case, accents and separators."""
     return _names().get(_key(_last_component(folder_name)))
 
 
 def owner_of(brand: str) -> str | None:
-    """Group that owns a brand, given by name or alias; None where the brand is unknown or nobody's."""
+    """Group that owns a brand, given by name or alias; None if the brand is unknown or independent."""
     return {row.name: row.owner for row in brand_table()}.get(_names().get(_key(brand), ""))
 
 
 def name_pattern(name: str | os.PathLike) -> str:
-    """Shape of a name, to count the unread by: ``Image_001891.jpg`` is ``Image_<digits>``, random ``<id>``."""
+    """Shape of a name, to group unread names: ``Image_001891.jpg`` is ``Image_<digits>``, random letters ``<id>``."""
     parts = _WORD.split(_UUID.sub("<id>", _stem(name)))
     for i in range(1, len(parts), 2):
         word, runs = parts[i], len(_RUN.findall(parts[i]))
-        drawn = (len(word) >= 8 and runs > 2) or (len(word) >= 10 and runs == 1 and word.isupper())
-        parts[i] = "<id>" if drawn else re.sub(r"\d+", "<digits>", word)
+        is_id = (len(word) >= 8 and runs > 2) or (len(word) >= 10 and runs == 1 and word.isupper())
+        parts[i] = "<id>" if is_id else re.sub(r"\d+", "<digits>", word)
     return "".join(parts)
 
 
@@ -131,27 +132,23 @@ def brand_table() -> tuple[Brand, ...]:
 
 
 def read_table(path: str | os.PathLike) -> tuple[Brand, ...]:
-    """Brands of a CSV file with the columns brand, aliases (split by ``|``), owner, country.
-
-    Raises ValueError, naming file, line, rule and remedy, where a row is incomplete, out of order, or claims
-    a spelling that is taken; spellings are compared without case, accents and separators.
-    """
+    """Brands of a CSV file with the columns brand, aliases (separated by ``|``), owner, country; checked row by row."""
     with Path(path).open(encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))
-    if not rows or rows[0] != COLUMNS:
-        raise ValueError(f"{path}, line 1: {rows[:1]} must be the header; begin with {','.join(COLUMNS)}.")
+        header, *rows = [*csv.reader(file)] or [[]]
+    if header != COLUMNS:
+        raise ValueError(f"{path}, line 1: {header} is not the header; start with {','.join(COLUMNS)}")
     table: list[Brand] = []
-    taken = {"": "empty"}
-    for line, row in enumerate(rows[1:], start=2):
+    taken = {"": "empty"}  # normalised spelling -> why it is not available
+    for line, row in enumerate(rows, start=2):
         where = f"{path}, line {line}"
         if len(row) != len(COLUMNS) or not row[0] or not row[3]:
-            raise ValueError(f"{where}: {row} must have four fields, with brand and country; complete it.")
+            raise ValueError(f"{where}: {row} must have four fields, with brand and country; complete it")
         brand = Brand(row[0], tuple(row[1].split("|")) if row[1] else (), row[2] or None, row[3])
         if table and _key(brand.name) < _key(table[-1].name):
-            raise ValueError(f"{where}: {brand.name} must precede {table[-1].name}; sort the rows by brand.")
+            raise ValueError(f"{where}: {brand.name} must precede {table[-1].name}; sort the rows by brand")
         for name in (brand.name, *brand.aliases):
             if (key := _key(name)) in taken:
-                raise ValueError(f"{where}: {name!r} is {taken[key]}; keep each spelling once, and none empty.")
+                raise ValueError(f"{where}: {name!r} is {taken[key]}; list each spelling once, and none empty")
             taken[key] = f"taken by {brand.name}"
         table.append(brand)
     return tuple(table)
@@ -159,7 +156,7 @@ def read_table(path: str | os.PathLike) -> tuple[Brand, ...]:
 
 @cache
 def _names() -> dict[str, str]:
-    """Normalised spelling, of brand or alias, to the brand's name."""
+    """Normalised name or alias -> name of the brand."""
     return {_key(name): brand.name for brand in brand_table() for name in (brand.name, *brand.aliases)}
 
 
@@ -174,7 +171,7 @@ def _key(text: str) -> str:
 def _last_component(name: str | os.PathLike) -> str:
     text = os.fsdecode(name).replace("\\", "/").rstrip("/").rpartition("/")[2]
     text = unquote(text) if "%" in text else text
-    # Some systems store an accent as a character of its own, which would end a word.
+    # Some systems store an accent as a separate character, which would end a word.
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
@@ -184,38 +181,34 @@ def _stem(name: str | os.PathLike) -> str:
     return text[: suffix.start()] if suffix else text
 
 
-def _find(stem: str, most: int = 0) -> tuple[str | None, list[str], int]:
-    """Brand, the name's parts from the brand on (words at odd places), and the place of its last word.
-
-    ``most`` leaves all behind so many words unsplit, for speed, where the words before decide.
-    """
-    parts = _WORD.split(stem, most)
-    start, found = 1, None
+def _find(stem: str) -> tuple[str | None, list[str], int]:
+    """Brand, the parts of the name from the brand on (words at odd indices), and the index of the brand's last word."""
+    parts = _WORD.split(stem)
+    start = 1
     while start < len(parts) and (parts[start].isdecimal() or _key(parts[start]) in _OPENER):
         start += 2
-    if start < len(parts) and not (found := _longest(parts, start)):
+    found = _longest(parts, start)
+    if not found and start < len(parts):
         parts[start : start + 1] = _unglued(parts[start])
         found = _longest(parts, start)
-    if most and (start > most or (found and found[0] in EVERYDAY)):
-        return _find(stem)
     if found and (found[0] not in EVERYDAY or _is_meant(parts, start, *found)):
         return _names()[found[0]], parts[start - 1 :], found[1] - start + 1
     return None, parts, 0
 
 
 def _longest(parts: list[str], start: int) -> tuple[str, int] | None:
-    """Longest spelling that whole words from ``start`` on make up, and the place of its last word."""
+    """Longest spelling made of whole words from ``start`` on, normalised, and the index of its last word."""
     found, key = None, ""
     for end in range(start, min(len(parts), start + 8), 2):
         key += _key(parts[end])
-        # Only one word makes a spelling of two or three letters: "m_g" is no brand.
+        # A spelling of two or three letters must be a single word: "m_g" is no brand.
         if key in _names() and (end == start or len(key) > 3):
             found = key, end
     return found
 
 
 def _unglued(word: str) -> list[str]:
-    """Parts of a word that begins with a brand and goes on: OpelCorsa, audi2, Alfa20Romeo20Giulia."""
+    """Parts of a word that starts with a brand and goes on: OpelCorsa, audi2, Alfa20Romeo20Giulia."""
     if len(pieces := _LOST_PERCENT.split(word)) > 1:
         return _WORD.split(" ".join(pieces))[1:-1]
     for cut in reversed([seam.start() for seam in _SEAM.finditer(word, 0, 20)]):
@@ -225,7 +218,7 @@ def _unglued(word: str) -> list[str]:
 
 
 def _is_boundary(head: str, tail: str) -> bool:
-    """Whether a word ends between a brand and what is glued to it; random letters must not look like it."""
+    """Whether a brand ends here and the rest is glued to it; random letters must not pass."""
     if tail.isdecimal():  # audi2, bmw320; but jaguar2, not ram1234
         return len(head) > 2 and len(tail) <= (2 if _key(head) in EVERYDAY else 4)
     if head[-1].islower() and tail[0].isupper() and len(head) > 3:  # OpelCorsa, AudiA4
@@ -246,15 +239,15 @@ def _is_meant(parts: list[str], start: int, key: str, end: int) -> bool:
         return False
     if first in EVERYDAY[key] or any(_is_year(w) or w in _CAR or w.startswith(key) for w in before + after):
         return True
-    # A model not listed above: GV90, W12.
+    # A model that EVERYDAY does not list: GV90, W12.
     if len(key) > 2 and len(first) <= 5 and not first.isalpha() and not first.isdecimal():
         return True
-    # A data set's number, and the brand in capitals: "Force Toofan_020114", but not "force field_0001".
+    # The number of a data set, and a capital: "Force Toofan_020114", but not "force field_0001".
     return not before and not parts[start].islower() and last.isdecimal() and len(last) >= 4
 
 
 def _model(brand: str, parts: list[str], end: int) -> str | None:
-    """What the parts after ``end`` say without years, counters, identifiers and words about the picture."""
+    """The parts after ``end`` without years, counters, identifiers and words about the picture."""
     model, taken, hyphens = "", end, set(parts[2:-1:2]) == {"-"}
     for i in range(end + 2, len(parts), 2):
         separator, word, key = parts[i - 1], parts[i], _key(parts[i])
@@ -282,7 +275,7 @@ def _is_counter(separator: str, number: str, parts: list[str], previous: int) ->
 
 
 def _is_listing(fields: list[str]) -> bool:
-    """Whether fields are make, model, year, 13 specifications (first nine numbers or nan), three letters."""
+    """Whether fields are make, model, year, 13 specifications (the first nine numbers or nan), three letters."""
     shaped = len(fields) >= 17 and len(fields[-1]) == 3 and fields[-1].isalpha() and _is_year(fields[-15])
     return shaped and all(field == "nan" or field.isdecimal() for field in fields[-14:-5])
 
@@ -292,6 +285,6 @@ def _is_year(word: str) -> bool:
 
 
 def _is_random(word: str) -> bool:
-    """Whether digits and short runs of letters take turns, as in an identifier and not as in words."""
+    """Whether digits and short runs of letters alternate, as in an identifier."""
     runs = _RUN.findall(word)
     return len(word) >= 10 and len(runs) > 2 and max(map(len, runs)) < 7

@@ -1,7 +1,7 @@
-"""Make the pictures of README.md and results.md.
+"""Draw the pictures of README.md and results.md.
 
 python docs/pictures.py              from the run that `make demo` left
-python docs/pictures.py runs/ship    from what `benchmarks/ship.py` left
+python docs/pictures.py runs/ship    from what `experiments/ship.py` left
 """
 
 import json
@@ -12,48 +12,42 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 import carclf
-from carclf import evaluation_plots, galleries
+from carclf.data.manifest import read_test
+from carclf.metrics.scores import brand_report
+from carclf.plot.evaluation import confusion_matrix, reliability, risk_coverage
+from carclf.plot.photos import prediction_page
 
 DOCS = Path(__file__).resolve().parent
 DEMO = DOCS.parent / "runs" / "demo" / "run"
-QUESTIONS = ("home", "new collections")
-
-
-def main() -> None:
-    """Draw the one or the other."""
-    if len(sys.argv) > 1:
-        shipped(Path(sys.argv[1]))
-    else:
-        demo()
+QUESTIONS = ("in-domain", "new collections")
 
 
 def demo() -> None:
     """Predict the test photos of the demo and draw the two pictures of the README."""
-    predictions = carclf.Classifier.load(DEMO / "model").predict(carclf.read_test(DEMO / "split.csv"))
-    evaluation_plots.confusion_matrix(predictions).figure.savefig(DOCS / "confusion.png", dpi=80)
-    galleries.prediction_page(predictions, n=9, seed=4).savefig(DOCS / "predictions.png", dpi=80)
+    predictions = carclf.Classifier.load(DEMO / "model").predict(read_test(DEMO / "split.csv"))
+    confusion_matrix(predictions).figure.savefig(DOCS / "confusion.png", dpi=80)
+    prediction_page(predictions, n=9, seed=4).savefig(DOCS / "predictions.png", dpi=80)
 
 
 def shipped(run: Path) -> None:
-    """Draw what the shipped model did on test, for both kinds of photos side by side."""
+    """Draw the shipped model's results on test, both kinds of photos side by side."""
     tables = {name: pd.read_csv(run / name / "predictions.csv") for name in QUESTIONS}
-    brands = {name: carclf.brand_report(table) for name, table in tables.items()}
-    pd.concat(brands, names=["photos from"]).round(3).to_csv(DOCS / "shipped-brands.csv", lineterminator="\n")
+    brands = {name: brand_report(table) for name, table in tables.items()}
+    pd.concat(brands, names=["photos"]).round(3).to_csv(DOCS / "shipped-brands.csv", lineterminator="\n")
     figure, axes = plt.subplots(2, 2, figsize=(11, 9), layout="constrained")
     for (name, table), (left, right) in zip(tables.items(), axes, strict=True):
-        matrix = evaluation_plots.confusion_matrix(table)
+        matrix = confusion_matrix(table)
         share = (table.brand == table.predicted).mean()
-        matrix.set_title(
-            f"{name}: {len(table)} photos of {table.brand.nunique()} brands, {share:.1%} right", loc="left"
-        )
+        title = f"{name}: {len(table)} photos of {table.brand.nunique()} brands, {share:.1%} correct"
+        matrix.set_title(title, loc="left")
         matrix.figure.savefig(DOCS / f"shipped-confusion-{name.replace(' ', '-')}.png", dpi=70)
         threshold = json.loads((run / name / "metrics.json").read_text("utf-8"))["threshold"]
-        evaluation_plots.risk_coverage(table, left, threshold)
-        evaluation_plots.reliability(table, ax=right)
+        risk_coverage(table, left, threshold)
+        reliability(table, ax=right)
         for ax in (left, right):
             ax.set_title(f"{name}: {ax.get_title(loc='left')}", loc="left", fontsize=10)
     figure.savefig(DOCS / "shipped-confidence.png", dpi=70)
 
 
 if __name__ == "__main__":
-    main()
+    shipped(Path(sys.argv[1])) if len(sys.argv) > 1 else demo()

@@ -1,9 +1,9 @@
-"""Run both notebooks from top to bottom and keep them as .ipynb and HTML.
+"""Run both notebooks from top to bottom and save them as .ipynb and HTML.
 
-python notebooks/execute.py --demo                                         the drawn demo photos
-python notebooks/execute.py --out runs/mine -p folder path/to/photos       your own, any setting with -p
+python notebooks/execute.py --demo                                     on the drawn demo photos
+python notebooks/execute.py --out runs/mine -p folder path/to/photos   on your own; -p sets any setting
 
-A demo that is up to date is not run again; with your own photos the notebooks always run, and go on where they were.
+An up-to-date demo is not run again. With your own photos the notebooks always run, and resume where they stopped.
 """
 
 from __future__ import annotations
@@ -23,10 +23,12 @@ import carclf
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-# Small photos and few epochs: the drawn cars shall be learned in about two minutes on a laptop.
+# On two cores without bfloat16 units this trains in a third of the time that 8 epochs of the whole network take, and on
+# valid it is no worse (two seeds each): micro-batches of 16 make twice as many optimizer steps of the 450 photos.
 DEMO = {
     "cache_size": 160,
-    "stages": [["head", 1, 3e-3, 128], ["blocks.5", 2, 1e-3, 128], ["all", 8, 1e-3, 128]],
+    "micro_batch": 16,
+    "stages": [["head", 1, 3e-3, 128], ["blocks.4", 4, 1.5e-3, 128]],
 }
 
 
@@ -53,12 +55,12 @@ def main() -> None:
     train = {"folder": str(ROOT / "images"), "cache_folder": str(ROOT / "cache"), **train}
     split = str(out / "run" / "split.csv")
     test = {"model_folder": str(out / "run" / "model"), "test_photos": split, "run_split": split, **test}
-    test = {"cache_folder": train["cache_folder"], "shipped_folder": str(ROOT / "models" / "cars-lite0"), **test}
+    test = {"shipped_folder": str(ROOT / "models" / "cars-lite0"), **test}
     train["run_folder"], test["results_folder"] = str(out / "run"), str(out / "test")  # where _report looks
     fingerprint = _fingerprint(train, test)
     try:
         if not (options.demo and _is_up_to_date(out, fingerprint)):
-            if options.demo:  # a demo of other code is another run; one's own runs are never deleted
+            if options.demo:  # other code makes another run; your own runs are never deleted
                 shutil.rmtree(out / "run", ignore_errors=True)
             _execute("train", train, out, fingerprint)
             _execute("test-model", test, out, fingerprint)
@@ -79,14 +81,14 @@ def _value(name: str, text: str):
 
 def _fingerprint(*settings: dict) -> str:
     """Changes with the settings, the notebooks and the package."""
-    sources = [*sorted(HERE.glob("*.ipynb")), *sorted((ROOT / "carclf").glob("*.*"))]
+    sources = [*sorted(HERE.glob("*.ipynb")), *sorted(p for p in (ROOT / "carclf").rglob("*.*") if p.suffix != ".pyc")]
     sources += sorted((ROOT / "models").rglob("card.json"))
     content = json.dumps(settings, sort_keys=True).encode() + b"".join(path.read_bytes() for path in sources)
     return hashlib.sha256(content).hexdigest()
 
 
 def _is_up_to_date(out: Path, fingerprint: str) -> bool:
-    """Whether everything this script makes is there and was made from the same."""
+    """Whether everything this script makes exists and came from the same settings and code."""
     made = ("train.html", "test-model.html", "test-model.ipynb", "run/model/card.json", "test/metrics.json")
     if not all((out / path).exists() for path in made):
         return False
@@ -94,7 +96,7 @@ def _is_up_to_date(out: Path, fingerprint: str) -> bool:
 
 
 def _execute(name: str, settings: dict, out: Path, fingerprint: str) -> None:
-    """Run one notebook and keep it as .ipynb and HTML."""
+    """Run one notebook and save it as .ipynb and HTML."""
     out.mkdir(parents=True, exist_ok=True)
     print(f"running {name}.ipynb")
     result = out / f"{name}.ipynb"

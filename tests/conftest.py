@@ -58,3 +58,12 @@ def draw_car(colour: tuple[int, int, int], rng: np.random.Generator) -> Image.Im
     for x in (left + 14, width - left - 14):
         draw.ellipse((x - 7, height - 19, x + 7, height - 5), fill=(20, 20, 20))
     return image
+
+
+@pytest.fixture(scope="session")
+def data(photo_folder, tmp_path_factory):
+    """Those photos as a manifest with a split, and their tensor cache; tests must not change either in place."""
+    import carclf
+
+    manifest = carclf.split(carclf.scan(photo_folder), seed=1)
+    return manifest, carclf.TensorCache.build(manifest, tmp_path_factory.mktemp("cache"), size=40)

@@ -2,8 +2,8 @@
 
 python tests/killed_runs.py PHOTOS CACHE OUT KILLS
 
-The parent imports and never computes, so each child begins at once, and with no threads that a fork would lose.
-Prints a JSON list: where each kill struck.
+The parent imports but never computes, so each child starts at once, and a fork loses no threads.
+Prints JSON: where each kill struck, and the number of runs.
 """
 
 import json
@@ -15,15 +15,16 @@ import time
 from pathlib import Path
 
 import carclf
-from carclf import records, tensors, training  # noqa: F401  (loaded once, for all children)
+from carclf.model import weights as tensors
+from carclf.train import run as records
 
-MOMENTS = ("any time", "half a checkpoint", "before its replacing", "half a model")
-SECONDS = 60  # of a child that neither ends nor is killed
+MOMENTS = ("any time", "half a checkpoint", "before the rename", "half a model")
+SECONDS = 60  # for a child that neither ends nor is killed
 
 
 def recipe() -> carclf.Recipe:
     stages = (("head", 2, 1e-2, 32), ("blocks.5", 2, 1e-3, 32), ("all", 2, 1e-3, 32))
-    return carclf.Recipe(stages=stages, micro_batch=5, accumulate=2, ema=0.9, mixup=0.2, device="cpu")
+    return carclf.Recipe(stages=stages, micro_batch=5, accumulate=2, ema=0.9, device="cpu")
 
 
 def train(photos: str, cache: str, out: Path) -> None:
@@ -32,11 +33,11 @@ def train(photos: str, cache: str, out: Path) -> None:
 
 
 def child(arguments, moment: str, writes: int) -> int:
-    """Start a training that kills itself within its so-manieth write, unless it is killed at any time."""
+    """Start a training that kills itself in its n-th write, n = `writes`, unless the moment is "any time"."""
     number = os.fork()
     if number:
         return number
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123  (until the process ends)
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123  (open until the process ends)
     records.SAVE_SECONDS = 0  # a checkpoint after every step
     left, write = [writes], tensors.save_file
 
@@ -45,7 +46,7 @@ def child(arguments, moment: str, writes: int) -> int:
         left[0] -= is_model == (moment == "half a model")
         write(content, path, metadata)
         if left[0] == 0 and is_model == (moment == "half a model"):
-            if moment != "before its replacing":
+            if moment != "before the rename":
                 os.truncate(path, Path(path).stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -62,7 +63,7 @@ def child(arguments, moment: str, writes: int) -> int:
 
 
 def wait(number: int, kill_after: float) -> int | None:
-    """Exit status of a child, or None where it was killed."""
+    """Exit status of a child, or None if it was killed."""
     began, killed = time.monotonic(), False
     while True:
         done, status = os.waitpid(number, os.WNOHANG)
@@ -90,7 +91,7 @@ def main() -> None:
         elif status:
             raise RuntimeError(f"a run that was killed {struck} ended with {status}")
         else:
-            run += 1  # it has come to its end; another one takes the kills that are left
+            run += 1  # it has finished; the next run takes the remaining kills
     while (status := wait(child((photos, cache, Path(out) / f"killed-{run}"), "any time", 0), SECONDS)) is None:
         pass
     if status:

@@ -1,4 +1,4 @@
-"""Run by test_processes.py: what a notebook does to train with two processes.
+"""Run by test_distributed.py: train with two processes as a notebook does.
 
 python tests/notebook_launched.py PHOTOS CACHE OUT PORT
 """

@@ -1,14 +1,11 @@
-"""Plain is the resize and a normalisation; every change is torchvision's, drawn evenly up to its declared strength.
-
-What was drawn is recovered from pixels alone: from photos of ramps, of noise, of a dot, of nothing but white.
-"""
+"""Plain is resize and normalisation; every change is torchvision's, drawn uniformly up to its declared strength."""
 
 import math
 import os
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError, replace
-from itertools import combinations, product
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +16,9 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as V
 
-from carclf.augment import DRAWS, FINER, IMAGENET_MEAN, IMAGENET_STD, LUMA, Augment
-from carclf.dataset import Dataset
-from carclf.recipes import Recipe
+from carclf.model.augment import DRAWS, FINER, IMAGENET_MEAN, IMAGENET_STD, LUMA, Augment
+from carclf.train.batches import Dataset
+from carclf.train.recipe import Recipe
 
 RAW = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}  # results from 0 to 1
 STRENGTHS = {
@@ -75,14 +72,14 @@ def luma(y: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("size", [12, 17, 24, 40])
 @pytest.mark.parametrize("shape", [(24, 24), (30, 24)])
-def test_plain_is_resize_and_normalisation(size, shape):
+@pytest.mark.parametrize("mean_std", [(IMAGENET_MEAN, IMAGENET_STD), ((0.2, 0.1, 0.0), (1.0, 0.5, 0.25))])
+def test_plain_is_resize_and_normalisation(size, shape, mean_std):
     x = noise(3, *shape)
-    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    mean, std = (torch.tensor(v)[:, None, None] for v in mean_std)
     resized = F.interpolate(x.float() / 255, (size, size), mode="bilinear", align_corners=False, antialias=False)
-    reference = (resized - mean[:, None, None]) / std[:, None, None]
-    y = Augment(size).plain()(x)
+    y = Augment(size, *mean_std).plain()(x)
     assert y.dtype == torch.float32
-    torch.testing.assert_close(y, reference, rtol=0, atol=1e-5)
+    torch.testing.assert_close(y, (resized - mean) / std, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [12, 17, 24, 40])
@@ -96,12 +93,6 @@ def test_nothing_is_the_limit_of_the_smallest_changes():
     x = noise(4)
     tiny = only(20, **dict.fromkeys(STRENGTHS, 1e-6))
     torch.testing.assert_close(tiny(x, generator=seeded()), only(20)(x), rtol=0, atol=1e-4)
-
-
-def test_plain_uses_the_backbones_normalisation():
-    x = torch.full((1, 3, 8, 8), 51, dtype=torch.uint8)
-    y = Augment(8, mean=(0.2, 0.1, 0.0), std=(1.0, 0.5, 0.25)).plain()(x)
-    torch.testing.assert_close(y[0, :, 0, 0], torch.tensor([0.0, 0.2, 0.8]))
 
 
 def test_plain_has_nothing_random_and_keeps_the_rest():
@@ -135,16 +126,11 @@ def test_same_generator_state_gives_the_same_views():
     assert not torch.equal(first, second)
 
 
-def test_generator_leaves_the_global_one_alone():
-    before = torch.get_rng_state()
-    Augment(20)(noise(2), generator=seeded())
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_without_a_generator_the_global_one_is_used():
+def test_the_global_generator_is_used_only_if_none_is_given():
     torch.manual_seed(3)
     first = Augment(20)(noise(2))
     torch.manual_seed(3)
+    Augment(20)(noise(2), generator=seeded())
     assert torch.equal(first, Augment(20)(noise(2)))
 
 
@@ -187,7 +173,7 @@ def test_flip_is_torchvisions():
     torch.testing.assert_close(single(x, 0.5, flip=1.0), V.horizontal_flip(x / 255), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("u", [0.1, 0.4, 0.9])
+@pytest.mark.parametrize("u", [0.0, 0.1, 0.4, 0.9, 1.0])
 def test_rotation_is_torchvisions(u):
     x = smooth(48)
     reference = V.rotate(x / 255, 30 * (2 * u - 1), interpolation=InterpolationMode.BILINEAR)
@@ -211,7 +197,7 @@ def test_shift_is_torchvisions(u, pixels):
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
-@pytest.mark.parametrize("u", [0.1, 0.8])
+@pytest.mark.parametrize("u", [0.0, 0.1, 0.5, 0.8, 1.0])
 def test_brightness_contrast_and_saturation_are_torchvisions(name, u):
     x = muted(24)
     reference = getattr(V, f"adjust_{name}")(x / 255, 1 + 0.3 * (2 * u - 1))
@@ -253,11 +239,12 @@ def test_a_photo_may_be_smaller_than_its_blur():
     assert only(3, blur=9.0)(noise(2), generator=seeded()).std((2, 3)).max() < only(3)(noise(2)).std((2, 3)).min()
 
 
-def test_erasing_is_torchvisions():
+@pytest.mark.parametrize("u", [0.25, 0.4, 0.5, 0.7])
+def test_erasing_is_torchvisions(u):
     x = noise(1)
-    y = single(x, 0.25, erase=1.0, erase_area=0.16)  # a quarter of the way from 0.02 to 0.16, so 0.055 of the photo
-    width, height = (24 * math.sqrt(0.055) * math.exp(s * 0.25) for s in (-1, 1))
-    left, right, top, bottom = (round(6 + sign * side / 2) for side in (width, height) for sign in (-1, 1))
+    y = single(x, u, erase=1.0, erase_area=0.16)
+    width, height = (24 * math.sqrt(0.02 + 0.14 * u) * math.exp(s * (u - 0.5)) for s in (1, -1))
+    left, right, top, bottom = (round(24 * u + sign * side / 2) for side in (width, height) for sign in (-1, 1))
     reference = V.erase(x / 255, top, left, bottom - top, right - left, torch.zeros(3, 1, 1))
     torch.testing.assert_close(y, reference, rtol=0, atol=1e-4)
 
@@ -308,156 +295,47 @@ def test_blur_leaves_colours_and_the_edges_of_what_is_erased():
     torch.testing.assert_close(only(24, erase=1.0, blur=2.0)(white, generator=seeded()), sharp, rtol=0, atol=1e-5)
 
 
-# --- what is drawn: each number evenly, each probability as declared, each for itself
+# --- what is drawn: each number for itself, each chance as declared
 
-N = 2000
-HOLD = {"erase": 1.0, "erase_area": 0.0}  # draws its numbers, so that the others are those of all changes together
-EVEN = {
-    "angle": (-20, 20),
-    "view": (0.6, 1.1),
-    "aspect": (-0.2, 0.2),
-    "place x": (-1, 1),
-    "place y": (-1, 1),
-    "shift x": (-0.2, 0.2),
-    "shift y": (-0.2, 0.2),
-    "brightness": (0.7, 1.3),
-    "contrast": (0.8, 1.2),
-    "saturation": (0.6, 1.4),
-    "hue": (-0.1, 0.1),
-    "sigma": (0, 1.5),
-}
-CHANCES = {"mirror": 0.3, "grey": 0.25, "erased": 0.4}
+HOLD = {"erase": 1.0, "erase_area": 0.0}  # erases nothing but draws its numbers, before those of the colours
 
 
-def matrices(draws: torch.Tensor, **strengths) -> np.ndarray:
-    """Affine matrices [N, 2, 3] from the result's to the photo's coordinates, as photos of ramps show them."""
-    ramp = torch.arange(0, 256, 4, dtype=torch.uint8).expand(64, 64)
-    y = only(32, **strengths)(torch.stack([ramp, ramp.T, ramp]).expand(len(draws), -1, -1, -1), draws=draws)
-    middle = y[:, :2, 12:20, 12:20].double() * 255  # always within the photo
-    there = ((middle / 4 + 0.5) / 32 - 1).flatten(2)
-    across = (torch.arange(12, 20).double() + 0.5) / 16 - 1
-    here = torch.stack([across.repeat(8), across.repeat_interleave(8), torch.ones(64)], 1)
-    return (there @ torch.linalg.pinv(here).T).numpy()
-
-
-def geometry(draws: torch.Tensor) -> dict[str, np.ndarray]:
-    theta = matrices(draws, flip=0.3, rotate=20.0, zoom_in=0.4, zoom_out=0.1, aspect=0.2, **HOLD)
-    width, height = (np.hypot(theta[:, 0, i], theta[:, 1, i]) for i in (0, 1))
-    room_x, room_y = np.abs(1 - width), np.abs(1 - height)
-    shift = matrices(draws, shift=0.2, **HOLD)[:, :, 2] / 2
-    return {
-        "mirror": (np.linalg.det(theta[:, :, :2]) < 0).astype(float),
-        "angle": np.degrees(np.arctan2(-theta[:, 0, 1], theta[:, 1, 1])),
-        "view": np.sqrt(width * height),
-        "aspect": np.log(width / height),
-        "place x": np.where(room_x > 0.05, theta[:, 0, 2] / room_x, np.nan),
-        "place y": np.where(room_y > 0.05, theta[:, 1, 2] / room_y, np.nan),
-        "shift x": shift[:, 0],
-        "shift y": shift[:, 1],
-    }
-
-
-def colours(draws: torch.Tensor) -> dict[str, np.ndarray]:
-    """From the colour matrix M and the offset o of y = M x + o, which 64 pixels of noise show."""
-    strengths = {"brightness": 0.3, "contrast": 0.2, "saturation": 0.4, "hue": 0.1, "grey": 0.25}
-    x = noise(1, 8, 8)
-    y = only(8, **strengths, **HOLD)(x.expand(len(draws), -1, -1, -1), draws=draws)
-    pixels = torch.cat([x[0].flatten(1).double() / 255, torch.ones(1, 64)])
-    both = (y.flatten(2).double() @ torch.linalg.pinv(pixels)).numpy()
-    matrix, offset = both[:, :, :3], both[:, :, 3].mean(1)
-    gain = matrix.sum(2).mean(1)  # brightness · contrast: hue and saturation leave grey as it is
-    bright = gain + offset / luma(x / 255).mean().item()
-    matrix = matrix / gain[:, None, None]
-    saturation = np.sqrt(np.maximum(np.linalg.det(matrix), 0))  # of two of the three axes
-    grey = saturation < 0.1
-    saturation[grey] = np.nan
-    to_grey = np.tile(LUMA, (3, 1))
-    scale = np.where(grey, 1, saturation)[:, None, None]
-    turned = matrix @ np.linalg.inv(scale * (np.eye(3) - to_grey) + to_grey)
-    sin, cos = (turned[:, 1, 0] - turned[:, 0, 1]) * math.sqrt(3), np.trace(turned, axis1=1, axis2=2) - 1
-    return {
-        "brightness": bright,
-        "contrast": gain / bright,
-        "saturation": saturation,
-        "grey": grey.astype(float),
-        "hue": np.where(grey, np.nan, np.arctan2(sin, cos) / 2 / math.pi),
-    }
-
-
-def sigmas(draws: torch.Tensor) -> dict[str, np.ndarray]:
-    dot = torch.zeros(len(draws), 3, 11, 11, dtype=torch.uint8)
-    dot[:, :, 5, 5] = 255
-    y = only(11, blur=1.5, **HOLD)(dot, draws=draws)[:, 0, 5].double()
-    return {"sigma": (-0.5 / (y[:, 6] / y[:, 5]).log()).sqrt().numpy()}
-
-
-def rectangles(draws: torch.Tensor) -> dict[str, np.ndarray]:
-    """Of the erased rectangle as a share of the photo; NaN where it meets the photo's edge, or there is none."""
-    white = torch.full((1, 3, 4, 4), 255, dtype=torch.uint8).expand(len(draws), -1, -1, -1)
-    gone = (only(96, erase=0.4, erase_area=0.05)(white, draws=draws)[:, 0] == 0).numpy()
-    erased = gone.any((1, 2))
-    whole = erased & ~(gone[:, [0, -1]].any((1, 2)) | gone[:, :, [0, -1]].any((1, 2)))
-    steps = (np.arange(96) + 0.5) / 96
-    found = {"erased": erased.astype(float)}
-    for name, hit in (("x", gone.any(1)), ("y", gone.any(2))):
-        length = np.where(whole, hit.mean(1), np.nan)
-        found[f"side {name}"], found[f"centre {name}"] = length, (hit * steps).sum(1) / 96 / length
+def numbers_of(name: str) -> set[tuple[int, str]]:
+    """The random numbers that matter if this change alone is on: columns of draws, and which half of their bits."""
+    x, draws = smooth(24).expand(16, -1, -1, -1), torch.rand(16, DRAWS, generator=seeded())
+    augment, found = only(24, **(HOLD if name != "erase" else {}), **{name: STRENGTHS[name]}), set()
+    views = augment(x, draws=draws)
+    for column, half in product(range(DRAWS), ("upper", "lower")):
+        other = draws.clone()
+        step, u = (1, draws[:, column]) if half == "upper" else (FINER, draws[:, column] * FINER)
+        other[:, column] = (u.floor() + (u % 1 + 0.5) % 1) / step  # half the range away; the other half's bits stay
+        if (augment(x, draws=other) - views).abs().max() > 0.02:
+            found.add((column, half))
     return found
 
 
-@pytest.fixture(scope="module")
-def drawn() -> dict[str, np.ndarray]:
-    """What was drawn for N photos, [N] each; NaN where a photo does not show it."""
-    draws = torch.rand(N, DRAWS, generator=seeded(7))
-    return {**geometry(draws), **colours(draws), **sigmas(draws), **rectangles(draws)}
+def test_every_change_draws_numbers_of_its_own():
+    found = {name: numbers_of(name) for name in STRENGTHS}
+    assert found.pop("zoom_out") == found["zoom_in"]  # the same size and place of the view
+    found["aspect"] -= found["zoom_in"]  # which also changes what the place means
+    counts = {name: len(numbers) for name, numbers in found.items()}
+    assert counts == dict.fromkeys(found, 1) | {"zoom_in": 3, "shift": 2, "erase": 5}
+    assert len(set.union(*found.values())) == sum(counts.values()) == DRAWS + 3
 
 
-@pytest.mark.parametrize("name", EVEN)
-def test_numbers_are_drawn_evenly_between_the_declared_bounds(name, drawn):
-    low, high = EVEN[name]
-    values = drawn[name][~np.isnan(drawn[name])]
-    room = 2e-3 * (high - low)  # what 8 bits leave unknown
-    assert len(values) > N / 2
-    assert low - room <= values.min() <= values.max() <= high + room
-    assert stats.kstest(values, "uniform", (low, high - low)).pvalue > 1e-3
+def test_both_halves_of_a_draw_are_uniform_and_independent():
+    draws = torch.rand(20_000, generator=seeded(7))
+    halves = draws.numpy(), (draws * FINER % 1).numpy()
+    assert all(stats.kstest(half, "uniform").pvalue > 1e-3 for half in halves)
+    assert abs(stats.spearmanr(*halves).statistic) < 5 / math.sqrt(20_000)
 
 
-@pytest.mark.parametrize("name", CHANCES)
-def test_chances_are_as_declared(name, drawn):
-    assert stats.binomtest(int(drawn[name].sum()), N, CHANCES[name]).pvalue > 1e-3
-
-
-def test_area_aspect_and_centre_of_what_is_erased_are_drawn_evenly(drawn):
-    width, height = (drawn[f"side {axis}"] for axis in "xy")
-    whole = ~np.isnan(width)
-    width, height = width[whole], height[whole]
-    weight = 1 / (1 - width) / (1 - height)  # a large rectangle meets the edge more often
-    shares = {"area": (width * height - 0.02) / 0.03, "aspect": (np.log(width / height) + 1) / 2}
-    for name, values in shares.items():
-        order = np.argsort(values)
-        reached = np.cumsum(weight[order]) / weight.sum()
-        assert np.abs(reached - values[order].clip(0, 1)).max() < 0.08, name
-        assert -0.15 < values.min() < 0.15, name  # half a pixel more or less on every side
-        assert 0.85 < values.max() < 1.15, name
-    for axis, length in (("x", width), ("y", height)):
-        place = (drawn[f"centre {axis}"][whole] - length / 2) / (1 - length)
-        assert stats.kstest(place, "uniform").pvalue > 1e-3
-
-
-def test_everything_is_drawn_for_itself(drawn):
-    found = {k: v for k, v in drawn.items() if not k.startswith("side")}
-    found["area"], found["ratio"] = drawn["side x"] * drawn["side y"], drawn["side x"] / drawn["side y"]
-    assert len(found) == DRAWS + 3
-    for a, b in combinations(found, 2):
-        both = ~np.isnan(found[a] + found[b])
-        for x, y in product(*(ups_and_outs(found[name][both]) for name in (a, b))):
-            if np.ptp(x) and np.ptp(y):  # a grey photo shows no hue, so of these two there is nothing to compare
-                assert abs(stats.spearmanr(x, y).statistic) < 5 / math.sqrt(both.sum()), (a, b)
-
-
-def ups_and_outs(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The values, and how far out they lie: that might be shared where the side is not."""
-    return values, np.abs(stats.rankdata(values) - (len(values) + 1) / 2)
+@pytest.mark.parametrize("name", ["flip", "grey", "erase"])
+def test_chances_are_as_declared(name):
+    x = noise(1)
+    below, above = (single(x, u, **{name: 0.3}) for u in (0.299, 0.301))
+    torch.testing.assert_close(above, only(24)(x), rtol=0, atol=1e-4)
+    assert not torch.allclose(below, above, atol=0.1)
 
 
 # --- erasing
@@ -498,11 +376,11 @@ PHOTOS = 23
 def epoch_views(micro_batch: int = 32, seed: int = 5, stage: int = 1, epoch: int = 2) -> torch.Tensor:
     """The views [PHOTOS, 3, 20, 20] of all photos in one epoch, in the photos' order, as a training makes them."""
     rows, one = np.arange(PHOTOS), torch.zeros(1)
-    data = Dataset(None, ("Audi",), torch.zeros(PHOTOS, dtype=torch.int64), one, one, rows, rows[:0], rows.astype(str))
+    data = Dataset(None, ("Audi",), torch.zeros(PHOTOS, dtype=torch.int64), one, rows, rows[:0], rows.astype(str))
     x, augment = noise(PHOTOS), Augment(20, **STRENGTHS)
     found = torch.zeros(PHOTOS, 3, 20, 20)
-    for window in data.epoch(Recipe(seed=seed, micro_batch=micro_batch), stage, epoch):
-        found[window.positions] = augment(x[window.positions], draws=window.draws)
+    for batch in data.epoch(Recipe(seed=seed, micro_batch=micro_batch), stage, epoch):
+        found[batch.positions] = augment(x[batch.positions], draws=batch.draws)
     return found
 
 
@@ -549,8 +427,3 @@ def test_other_dtypes_are_refused():
 def test_other_shapes_are_refused(shape):
     with pytest.raises(ValueError, match=rf"takes a batch \[N, 3, H, W\], got \[{', '.join(map(str, shape))}\]"):
         Augment(8)(torch.zeros(shape, dtype=torch.uint8))
-
-
-def test_settings_are_frozen():
-    with pytest.raises(FrozenInstanceError):
-        Augment(8).size = 9

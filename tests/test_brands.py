@@ -1,22 +1,12 @@
-import csv
 import os
 import unicodedata
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from carclf.brands import (
-    Brand,
-    brand_table,
-    folder_brand,
-    name_pattern,
-    owner_of,
-    parse_brand,
-    parse_name,
-    read_table,
-)
+from carclf.brands import Brand, brand_table, folder_brand, name_pattern, owner_of, parse_brand, parse_name, read_table
 
 NAMES = {brand.name for brand in brand_table()}
 SPELLINGS = [(name, brand.name) for brand in brand_table() for name in (brand.name, *brand.aliases)]
@@ -95,7 +85,7 @@ READ = [  # file name, brand, model
     ("VWGolf.jpg", "Volkswagen", "Golf"),
     ("BMWX5.jpg", "BMW", "X5"),
     ("astonmartin_db9.jpg", "Aston Martin", "db9"),
-    # brands within brands: the longest spelling at the start
+    # brands within brands: the longest spelling at the start wins
     ("Mercedes-AMG GT.jpg", "Mercedes-AMG", "GT"),
     ("Mercedes-Benz AMG GT.jpg", "Mercedes-Benz", "AMG GT"),
     ("Hummer H2.jpg", "Hummer", "H2"),
@@ -115,13 +105,13 @@ smartphone_12.jpg seatbelt.jpg Forde_12.jpg Audible.jpg Opelika_1.jpg ford1ng.jp
 
 
 @pytest.mark.parametrize(("name", "brand", "model"), READ)
-def test_reads_the_patterns_people_have(name, brand, model):
+def test_common_name_patterns_are_read(name, brand, model):
     assert parse_brand(name) == brand
     assert parse_name(name)[:2] == (brand, model)
 
 
 @pytest.mark.parametrize("name", [*UNREAD.split(), "", "smart phone.jpg", "photo of a lotus.jpg", "ac unit_0001.jpg"])
-def test_guesses_nothing(name):
+def test_nothing_is_guessed(name):
     assert parse_brand(name) is None
     assert parse_name(name) == (None, None, None)
 
@@ -162,14 +152,14 @@ def test_any_text_is_read_without_an_error(text):
         assert folder_brand(name) in {None, *NAMES}
 
 
-@given(st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=12, max_size=12).filter(lambda s: not s.isalpha()))
+@given(st.text("abcdefghijklmnopqrstuvwxyz0123456789", min_size=12, max_size=12))
 def test_random_identifiers_carry_no_brand(identifier):
-    if not identifier.rstrip("0123456789").isalpha():
-        assert parse_brand(f"{identifier}.jpg") is None
+    assume(not identifier.rstrip("0123456789").isalpha())
+    assert parse_brand(f"{identifier}.jpg") is None
 
 
 @pytest.mark.parametrize("folder", ["Audi cars", "04108", "my audi", "", "new", "Force of nature"])
-def test_a_folder_must_be_a_brand_as_a_whole(folder):
+def test_a_folder_must_be_named_exactly_like_a_brand(folder):
     assert folder_brand(folder) is None
 
 
@@ -185,48 +175,41 @@ def test_a_folder_must_be_a_brand_as_a_whole(folder):
         ("IMG_20200101_120000.jpg", "IMG_<digits>_<digits>"),
     ],
 )
-def test_patterns_of_unread_names(name, pattern):
+def test_unread_names_are_grouped_by_pattern(name, pattern):
     assert name_pattern(name) == pattern
 
 
-def test_the_table_holds_the_makes_people_photograph():
+def test_the_table_holds_the_makes_people_photograph_and_their_owners():
     assert {name.strip() for name in REQUIRED.replace("\n", " ").split(",")} <= NAMES
     assert len(NAMES) == len(brand_table()) >= 150
     assert brand_table() is brand_table()
     assert all(brand.country for brand in brand_table())
     assert Brand("Audi", (), "Volkswagen Group", "Germany") in brand_table()
-
-
-def test_owners():
     assert owner_of("Audi") == owner_of("vw") == "Volkswagen Group"
     assert owner_of("Range Rover") == "Tata Motors"
-    assert owner_of("Packard") is None
-    assert owner_of("Nobody") is None
+    assert owner_of("Packard") is owner_of("Nobody") is None
+
+
+HEADER = "brand,aliases,owner,country\n"
 
 
 @pytest.mark.parametrize(
-    ("rows", "message"),
+    ("text", "message"),
     [
-        ([["Audi", "", "", "Germany"], ["BMW", "AUDI", "", "Germany"]], "line 3: 'AUDI' is taken by Audi; keep each"),
-        ([["Audi", "Au-di", "", "Germany"]], "line 2: 'Au-di' is taken by Audi; keep each"),
-        ([["BMW", "", "", "Germany"], ["Audi", "", "", "Germany"]], "Audi must precede BMW; sort the rows"),
-        ([["Audi", "", ""]], "must have four fields, with brand and country; complete it"),
-        ([["Audi", "", "", ""]], "must have four fields, with brand and country; complete it"),
-        ([["Audi", "vag||quattro", "", "Germany"]], "'' is empty; keep each spelling once, and none"),
+        (f"{HEADER}Audi,,,Germany\nBMW,AUDI,,Germany", "line 3: 'AUDI' is taken by Audi; list each spelling once"),
+        (f"{HEADER}Audi,Au-di,,Germany", "line 2: 'Au-di' is taken by Audi; list each spelling once"),
+        (f"{HEADER}Audi,vag||quattro,,Germany", "line 2: '' is empty; list each spelling once, and none empty"),
+        (f"{HEADER}BMW,,,Germany\nAudi,,,Germany", "line 3: Audi must precede BMW; sort the rows"),
+        (f"{HEADER}Audi,,", "must have four fields, with brand and country; complete it"),
+        (f"{HEADER}Audi,,,", "must have four fields, with brand and country; complete it"),
+        ("brand,owner\nAudi,VW", "['brand', 'owner'] is not the header; start with brand,aliases,owner,country"),
+        ("", "[] is not the header; start with"),
     ],
 )
-def test_a_malformed_table_says_what_to_do(tmp_path: Path, rows, message):
+def test_a_malformed_table_says_what_to_do(tmp_path, text, message):
     path = tmp_path / "brands.csv"
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([["brand", "aliases", "owner", "country"], *rows])
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError) as caught:
         read_table(os.fspath(path))
     assert message in str(caught.value)
     assert str(path) in str(caught.value)
-
-
-def test_a_table_must_begin_with_its_header(tmp_path: Path):
-    path = tmp_path / "brands.csv"
-    path.write_text("brand,owner\nAudi,Volkswagen Group\n", encoding="utf-8")
-    with pytest.raises(ValueError, match="must be the header; begin with brand,aliases,owner,country"):
-        read_table(path)

@@ -1,5 +1,4 @@
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,10 +8,12 @@ import pytest
 import torch
 
 import carclf
-from carclf.cache import to_square
-from carclf.classifier import CARD, WEIGHTS, Card, Classifier
-from carclf.devices import Device
-from carclf.models import normalisation
+from carclf.data.cache import to_square
+from carclf.model.backbones import normalisation
+from carclf.model.classifier import CARD, OLD_OOD, OOD, WEIGHTS, Card, Classifier
+from carclf.model.device import Device
+from carclf.model.ood import OodDetector
+from carclf.model.weights import read_tensors
 
 CLASSES = ("Audi", "BMW", "Ford", "Jeep", "Kia", "Volvo")
 
@@ -35,6 +36,17 @@ def photos(photo_folder):
     return carclf.scan(photo_folder)
 
 
+@pytest.fixture(scope="module")
+def detector(classifier, photos):
+    scores = classifier.score(photos)
+    return OodDetector.choose(scores, scores, known=0.5)
+
+
+def edit_card(folder, **changes):
+    card = json.loads((folder / CARD).read_text("utf-8"))
+    (folder / CARD).write_text(json.dumps({**card, **changes}), encoding="utf-8")
+
+
 def test_saving_and_loading_changes_no_bit(classifier, folder, photos):
     loaded = Classifier.load(folder, "cpu")
     assert loaded.card == classifier.card
@@ -43,18 +55,18 @@ def test_saving_and_loading_changes_no_bit(classifier, folder, photos):
     pd.testing.assert_frame_equal(loaded.predict(photos), classifier.predict(photos), check_exact=True)
 
 
-def test_answers_do_not_depend_on_how_many_photos_pass_at_once(classifier, photos, monkeypatch):
+def test_answers_do_not_depend_on_how_many_photos_a_cpu_is_given_at_once(classifier, photos, monkeypatch):
     single = Classifier(classifier.model, classifier.card, "cpu")
     single.device = replace(single.device, dtype=torch.float32)
     squares = np.stack([to_square(path, 48) for path in photos.path[:7]])
     together = single.outputs(squares)
-    monkeypatch.setattr("carclf.classifier.CPU_PIXELS", 3 * 32**2)
+    monkeypatch.setattr("carclf.model.classifier.CPU_PIXELS", 3 * 32**2)
     for found, expected in zip(single.outputs(squares), together, strict=True):
         assert len(found) == 7
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_half_the_bytes_keep_matrices_to_float16_and_all_else_to_the_bit(classifier, tmp_path):
+def test_half_precision_rounds_matrices_and_keeps_all_else_to_the_bit(classifier, tmp_path):
     whole, half = (classifier.save(tmp_path / name, half=name == "half") for name in ("whole", "half"))
     sizes = [(folder / WEIGHTS).stat().st_size for folder in (whole, half)]
     assert sizes[1] < 0.52 * sizes[0]
@@ -113,7 +125,7 @@ def test_paths_bytes_and_folders_mix(classifier, photos, photo_folder):
         classifier.predict([data], names=["a", "b"])
 
 
-def test_what_cannot_be_read_keeps_its_row_and_its_reason(classifier, photos, tmp_path):
+def test_an_unreadable_photo_keeps_its_row_and_its_reason(classifier, photos, tmp_path):
     (tmp_path / "Audi_A4_1.jpg").write_text("no photo")
     table = classifier.predict([tmp_path / "Audi_A4_1.jpg", photos.path[0], tmp_path / "absent.jpg", b""])
     assert table.problem.str.split(":").str[0].fillna("").tolist() == ["not an image", "", "unreadable", "empty"]
@@ -123,14 +135,29 @@ def test_what_cannot_be_read_keeps_its_row_and_its_reason(classifier, photos, tm
     assert table.brand[0] == "Audi"
 
 
-def test_an_empty_folder_is_named(classifier, tmp_path):
+def test_an_empty_folder_is_named_in_the_error(classifier, tmp_path):
     with pytest.raises(ValueError, match="no photos in"):
         classifier.predict(tmp_path)
 
 
-def test_a_manifests_columns_are_kept(classifier, photos):
-    table = classifier.predict(carclf.split(photos, seed=1))
-    assert {"brand", "model", "vehicle", "split"} <= set(table)
+def test_the_columns_of_a_manifest_are_kept(classifier, photos):
+    manifest = carclf.split(photos, seed=1).rename(index=lambda i: i + 7)
+    table = classifier.predict(manifest)
+    columns = ["path", "brand", "model", "vehicle", "split"]
+    pd.testing.assert_frame_equal(table[columns], manifest[columns].reset_index(drop=True))
+    pd.testing.assert_series_equal(table.predicted, classifier.predict(manifest.path.tolist()).predicted)
+
+
+def test_the_loss_is_of_the_named_brand_if_the_model_knows_it(classifier, photos):
+    scores = classifier.score(photos)
+    p = classifier.softmax(scores.logits)
+    assert scores.features.shape == (len(photos), 1280)
+    assert not set(photos.brand) <= set(CLASSES)
+    expected = [
+        -np.log(row[CLASSES.index(brand)]) if brand in CLASSES else np.nan
+        for brand, row in zip(photos.brand, p, strict=True)
+    ]
+    np.testing.assert_allclose(scores.table.loss, expected, rtol=1e-6)
 
 
 def test_a_threshold_is_stored_with_the_model(classifier, folder, photos):
@@ -144,32 +171,93 @@ def test_a_threshold_is_stored_with_the_model(classifier, folder, photos):
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, CARD])
-def test_a_missing_file_is_named(folder, name):
+def test_a_missing_file_is_named_in_the_error(folder, name):
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=f"{name} is missing; give the folder that training wrote"):
         Classifier.load(folder)
 
 
-def test_files_that_do_not_fit_together_are_refused(folder, tmp_path):
-    card = json.loads((folder / CARD).read_text("utf-8"))
-    for change, message in [
-        ({"classes": card["classes"][:-1]}, "does not fit card.json"),
-        ({"classes": card["classes"][::-1]}, "must be sorted"),
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": CLASSES[:-1]}, "does not fit card.json"),
+        ({"classes": CLASSES[::-1]}, "must be sorted"),
         ({"schema": 99}, "schema 99"),
         ({"surprise": 1}, "not a model card"),
         ({"backbone": "no_such_net"}, "unknown backbone"),
-    ]:
-        broken = tmp_path / "broken"
-        shutil.copytree(folder, broken, dirs_exist_ok=True)
-        (broken / CARD).write_text(json.dumps({**card, **change}), encoding="utf-8")
-        with pytest.raises(ValueError, match=message):
-            Classifier.load(broken)
-    (folder / WEIGHTS).write_bytes(b"not weights")
-    with pytest.raises(ValueError, match="does not fit"):
+    ],
+)
+def test_a_card_that_does_not_fit_is_refused(folder, change, message):
+    edit_card(folder, **change)
+    with pytest.raises(ValueError, match=message):
         Classifier.load(folder)
 
 
-def test_what_the_manifest_sets_aside_is_not_scored(classifier, photos):
+@pytest.mark.parametrize(("name", "message"), [(WEIGHTS, "does not fit"), (CARD, "not a model card")])
+def test_a_damaged_file_is_refused(folder, name, message):
+    (folder / name).write_bytes(b"[]")
+    with pytest.raises(ValueError, match=message):
+        Classifier.load(folder)
+
+
+def test_an_ood_detector_is_stored_with_the_model(folder, photos, detector):
+    plain = Classifier.load(folder, "cpu")
+    assert not plain.predict(photos).decision.eq("unknown").any()
+    plain.detect_ood(detector, folder)
+    again = Classifier.load(folder, "cpu")
+    assert again.ood == detector
+    assert again.card.ood == detector.facts
+    assert {p.name for p in folder.iterdir()} == {WEIGHTS, CARD, OOD}
+    scores = again.score(photos)
+    assert scores.table.decision.eq("unknown").tolist() == detector.unknown(scores.features).tolist()
+    assert 0 < scores.table.decision.eq("unknown").sum() < len(photos)
+    assert not scores.table.accepted[scores.table.decision == "unknown"].any()
+    (folder / OOD).unlink()
+    with pytest.raises(FileNotFoundError, match=r"ood\.safetensors is missing; copy all three files of one model"):
+        Classifier.load(folder)
+
+
+@pytest.fixture
+def old_folder(folder, detector):
+    """As version 0.1 wrote it: schema 1, with `novelty` in the card and in the name of the file."""
+    Classifier.load(folder, "cpu").detect_ood(detector, folder)
+    (folder / OOD).rename(folder / OLD_OOD)
+    card = json.loads((folder / CARD).read_text("utf-8"))
+    card |= {"schema": 1, "novelty": card.pop("ood")}
+    (folder / CARD).write_text(json.dumps(card), encoding="utf-8")
+    return folder
+
+
+def test_a_folder_of_the_old_schema_loads_and_is_saved_in_the_new_one(classifier, old_folder, detector):
+    loaded = Classifier.load(old_folder, "cpu")
+    assert loaded.ood == detector
+    assert loaded.card == replace(classifier.card, ood=detector.facts)
+    for name, array in loaded.ood.arrays.items():
+        np.testing.assert_array_equal(array, detector.arrays[name])
+    loaded.accept_above(0.5, old_folder)  # writes the card alone
+    assert Classifier.load(old_folder, "cpu").ood == detector
+    loaded.save(old_folder)
+    assert {p.name for p in old_folder.iterdir()} == {WEIGHTS, CARD, OOD}
+    assert Classifier.load(old_folder, "cpu").ood == detector
+    assert read_tensors(old_folder / OOD)[0].keys() == detector.arrays.keys()
+
+
+@pytest.mark.parametrize("method", ["energy", "neighbours"])
+def test_an_ood_method_that_was_removed_is_dropped_with_a_warning(old_folder, photos, method):
+    edit_card(old_folder, novelty={"method": method, "threshold": 0.0, "known": 0.95})
+    with pytest.warns(
+        UserWarning, match=rf"{method}' was removed.*no photo will be unknown; choose .* calibrate_on_valid"
+    ):
+        loaded = Classifier.load(old_folder, "cpu")
+    assert loaded.ood is None
+    assert loaded.card.ood is None
+    assert not loaded.predict(photos[:3]).decision.eq("unknown").any()
+    loaded.save(old_folder)
+    assert {p.name for p in old_folder.iterdir()} == {WEIGHTS, CARD}
+    assert Classifier.load(old_folder, "cpu").card == loaded.card
+
+
+def test_photos_that_the_manifest_sets_aside_are_not_scored(classifier, photos):
     doubtful = photos.assign(problem=photos.problem.where(photos.index > 0, "contradiction: two brands"))
     table = classifier.predict(doubtful)
     assert table.problem[0] == "contradiction: two brands"
@@ -177,7 +265,7 @@ def test_what_the_manifest_sets_aside_is_not_scored(classifier, photos):
     assert table.predicted[1:].notna().all()
 
 
-def test_a_folder_that_cannot_be_written_is_named(classifier, tmp_path):
+def test_a_folder_that_cannot_be_written_is_named_in_the_error(classifier, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"cannot be written: .*; free some disk or choose another folder"):
         classifier.save(tmp_path / "file" / "model")

@@ -40,7 +40,7 @@ def test_any_setting_of_the_recipe_can_be_given(run):
     assert (recipe.ema, recipe.augment, recipe.head, recipe.micro_batch) == (0.5, {"flip": 0}, "mlp", 8)
 
 
-def test_a_recipe_has_a_name_and_single_settings_go_over_it(photo_folder, tmp_path, monkeypatch):
+def test_a_named_recipe_can_be_overridden_setting_by_setting(photo_folder, tmp_path, monkeypatch):
     seen = {}
 
     def fit(recipe, manifest, cache, out, log_with):
@@ -78,16 +78,22 @@ def test_predict_writes_a_table(run, photo_folder, tmp_path, capsys):
     [
         (["scan", "no/such/folder"], "is not a folder"),
         (["download", "no/such.zip"], "must be 'listing' or an archive's path"),
-        (["train", "{photos}", "--out", "{empty}/run", "--previous", "no.csv"], "there is no no.csv; give the split"),
+        (
+            ["train", "{photos}", "--out", "{empty}/run", "--previous-split", "no.csv"],
+            "there is no no.csv; give the split",
+        ),
         (["scan", "{empty}"], "no photos in"),
         (["train", "{empty}", "--out", "{empty}/run"], "no photos in"),
-        (["predict", "{empty}", "a.jpg"], "is no model folder: model.safetensors is missing"),
+        (["predict", "{empty}", "a.jpg"], "model.safetensors is missing; give the folder that training wrote"),
         (["train", "{photos}", "--out", "{empty}/run", "--stage", "all,6"], "must be UNFREEZE,EPOCHS,MAX_LR,SIZE"),
-        (["train", "{photos}", "--out", "{empty}/run", "--set", "seed=3"], "with one of these names: sampler"),
+        (["train", "{photos}", "--out", "{empty}/run", "--set", "seed=3"], "with one of these names: label_smoothing"),
         (["train", "{photos}", "--out", "{empty}/run", "--set", "ema=much"], "'much' is no float, such as 0.0"),
         (["train", "{photos}", "--out", "{empty}/run", *CACHE, "--set", "ema=2"], "ema=2.0 must lie between 0 and"),
         (["train", "{photos}", "--out", "{empty}/run", *CACHE, "--backbone", "nonet"], "unknown backbone"),
-        (["train", "{photos}", "--out", "{empty}/run", *CACHE, "--device", "tpu"], "is not to be had here"),
+        (
+            ["train", "{photos}", "--out", "{empty}/run", *CACHE, "--device", "tpu"],
+            "device 'tpu' is not available; choose",
+        ),
     ],
 )
 def test_errors_are_one_line_with_the_remedy(arguments, message, photo_folder, tmp_path, capsys):
@@ -114,7 +120,7 @@ def test_cache_is_built_and_a_changed_pixel_is_found(photo_folder, tmp_path, cap
     command = ["cache", str(photo_folder), "--cache", str(tmp_path), "--cache-size", "40", "--verify"]
     assert main(command) == 0
     assert "40 of 40 photos are in" in (said := capsys.readouterr().out)
-    assert said.endswith("all of them were decoded again and are equal\n")
+    assert said.endswith("decoded all of them again: all are equal\n")
     (array,) = tmp_path.rglob("photos.npy")
     content = bytearray(array.read_bytes())
     content[-1] ^= 255
@@ -124,15 +130,15 @@ def test_cache_is_built_and_a_changed_pixel_is_found(photo_folder, tmp_path, cap
 
 
 @pytest.mark.filterwarnings("ignore:no threshold", "ignore:the best temperature")
-def test_train_keeps_an_earlier_split(run, photo_folder, tmp_path):
+def test_train_keeps_the_test_photos_of_an_earlier_split(run, photo_folder, tmp_path):
     arguments = ["train", str(photo_folder), "--out", str(tmp_path / "run"), "--cache", str(tmp_path / "cache")]
     arguments += ["--cache-size", "40", "--stage", "head,1,1e-2,32", "--seed", "5", "--device", "cpu"]
-    assert main([*arguments, "--previous", str(run / "split.csv")]) == 0
+    assert main([*arguments, "--previous-split", str(run / "split.csv")]) == 0
     splits = [pd.read_csv(folder / "split.csv").split.tolist() for folder in (run, tmp_path / "run")]
     assert splits[0] == splits[1]
 
 
-def test_download_unpacks_an_archive_of_ones_own(photo_folder, tmp_path, capsys):
+def test_download_unpacks_your_own_archive(photo_folder, tmp_path, capsys):
     archive = shutil.make_archive(str(tmp_path / "photos"), "zip", photo_folder)
     assert main(["download", archive, "--to", str(tmp_path / "images")]) == 0
     assert "40 photos written" in (said := capsys.readouterr().out)

@@ -1,4 +1,4 @@
-"""The drawn demo: complete, deterministic, honest about its flaws, and careful with other people's files."""
+"""The drawn demo is complete and deterministic, names its flaws, and leaves other people's files alone."""
 
 import re
 from collections import Counter
@@ -8,19 +8,20 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
-from carclf import demo, demo_picture
 from carclf.brands import parse_brand
-from carclf.demo import BRANDS, draw_demo
-from carclf.demo_picture import VIEWS, draw_photo
+from carclf.demo import folder as demo
+from carclf.demo import picture
+from carclf.demo.folder import BRANDS, draw_demo
+from carclf.demo.picture import VIEWS, draw_photo
 
 LISTING = re.compile(r"(?P<vehicle>.+_\d{4}(_[^_]+){13})_[A-Za-z]{3}\.jpg")
+PATTERNS = [LISTING.pattern, r"Audi car back_Audi_car_back_\d+\.jpg", r"Audi (A4|A6|Q5|TT Coupe) \d{4}_\d{5}\.jpg"]
+PATTERNS += [r"Volvo/\d{3}\.jpg", r"[a-z0-9]{12}\.jpg", r"Image_\d{6}\.jpg", r"\d{5}\.jpg"]
+FEW = {name: brand._replace(photos=4) for name, brand in BRANDS.items()}  # drawn in two seconds
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.jpg")}
-
-
-FEW = {name: brand._replace(photos=4) for name, brand in BRANDS.items()}  # drawn in two seconds
 
 
 @pytest.fixture
@@ -39,7 +40,8 @@ def drawn(tmp_path_factory):
 def test_plan_is_large_uneven_and_full_of_siblings():
     shots = demo._plan(0)
     sizes = Counter(shot.brand for shot in shots if shot.named)
-    siblings = Counter(m["vehicle"] for shot in shots if (m := LISTING.fullmatch(shot.name)))
+    listings = [(shot.vehicle, match["vehicle"]) for shot in shots if (match := LISTING.fullmatch(shot.name))]
+    siblings = Counter(vehicle for vehicle, _ in listings)
     assert len(shots) >= 600
     assert len(sizes) >= 12
     assert min(sizes.values()) >= 20 and max(sizes.values()) >= 5 * min(sizes.values())
@@ -47,33 +49,17 @@ def test_plan_is_large_uneven_and_full_of_siblings():
     assert min(siblings.values()) >= 1 and max(siblings.values()) <= 8
     assert sorted(siblings.values())[len(siblings) // 2] in (4, 5)
     assert len({shot.name.lower() for shot in shots}) == len(shots)
-
-
-def test_photos_of_a_listing_share_all_but_three_letters():
-    by_vehicle: dict[str, set[str]] = {}
-    for shot in demo._plan(0):
-        if match := LISTING.fullmatch(shot.name):
-            by_vehicle.setdefault(shot.vehicle, set()).add(match["vehicle"])
-    prefixes = [prefix for found in by_vehicle.values() for prefix in found]
-    assert all(len(found) == 1 for found in by_vehicle.values())
-    assert len(prefixes) == len(set(prefixes))
+    # Photos of one listing share all but three letters, and only they do.
+    assert len(set(listings)) == len(siblings) == len({name for _, name in listings})
 
 
 @pytest.mark.parametrize("seed", [0, 1, 7])
-def test_names_come_in_every_pattern_and_parse(seed):
+def test_names_come_in_every_pattern_and_are_read_correctly(seed):
     shots = demo._plan(seed)
-    for pattern in (
-        LISTING,
-        re.compile(r"Audi car back_Audi_car_back_\d+\.jpg"),
-        re.compile(r"Audi (A4|A6|Q5|TT Coupe) \d{4}_\d{5}\.jpg"),
-        re.compile(r"Volvo/\d{3}\.jpg"),
-        re.compile(r"[a-z0-9]{12}\.jpg"),
-        re.compile(r"Image_\d{6}\.jpg"),
-        re.compile(r"\d{5}\.jpg"),
-    ):
-        assert any(pattern.fullmatch(shot.name) for shot in shots), pattern.pattern
+    for pattern in PATTERNS:
+        assert any(re.fullmatch(pattern, shot.name) for shot in shots), pattern
     for shot in shots:
-        carrier = shot.name.split("/")[0]  # the folder, where there is one
+        carrier = shot.name.split("/")[0]  # the folder, if there is one
         assert parse_brand(carrier) == (shot.brand if shot.named else None), shot.name
 
 
@@ -81,9 +67,8 @@ def test_summary_counts_what_is_on_disk(drawn):
     folder, summary = drawn
     assert summary.photos == len(contents(folder)) == 4 * len(BRANDS) + 6 + 12
     assert sum(summary.brands.values()) == summary.photos - 12
-    assert {kind: len(names) for kind, names in summary.flaws.items()} == dict.fromkeys(
-        ["grey", "cmyk", "png", "rotated", "truncated", "text", "empty"], 1
-    ) | {"duplicate": 3}
+    once = ["grey", "cmyk", "png", "rotated", "truncated", "text", "empty"]
+    assert {kind: len(names) for kind, names in summary.flaws.items()} == {**dict.fromkeys(once, 1), "duplicate": 3}
 
 
 def test_flaws_are_what_they_are_called(drawn):
@@ -98,21 +83,11 @@ def test_flaws_are_what_they_are_called(drawn):
     with pytest.raises(UnidentifiedImageError):
         Image.open(path["text"])
     assert path["empty"].stat().st_size == 0
-
-
-def test_duplicates_have_a_twin_of_their_brand(drawn):
-    folder, summary = drawn
     files = contents(folder)
     for name in summary.flaws["duplicate"]:
         (twin,) = [other for other, content in files.items() if content == files[name] and other != name]
-        brand = parse_brand(name)
-        assert twin.startswith(brand)
-
-
-def test_sound_photos_are_rgb_of_a_sensible_size(drawn):
-    folder, summary = drawn
-    flawed = {name for names in summary.flaws.values() for name in names}
-    for name in contents(folder).keys() - flawed:
+        assert twin.startswith(parse_brand(name))
+    for name in files.keys() - {name for names in summary.flaws.values() for name in names}:
         with Image.open(folder / name) as image:
             assert (image.format, image.mode) == ("JPEG", "RGB")
             assert 280 <= image.width <= 400 and 225 <= image.height <= 300
@@ -126,22 +101,22 @@ def test_equal_seeds_give_equal_bytes_and_others_do_not():
     assert demo._plan(3) == demo._plan(3) != demo._plan(4)
 
 
-def test_every_brand_draws_in_every_view():
-    for brand in BRANDS.values():
-        for view in VIEWS:
-            body = next(iter(brand.models.values()))
-            streams = {word: demo._rng(0, word) for word in ("model", "vehicle", "photo")}
-            assert draw_photo(brand.style, body, view, **streams).mode == "RGB"
+@pytest.mark.parametrize("brand", BRANDS)
+def test_every_brand_can_be_drawn_in_every_view(brand):
+    body = next(iter(BRANDS[brand].models.values()))
+    for view in VIEWS:
+        streams = {word: demo._rng(0, word) for word in ("model", "vehicle", "photo")}
+        assert draw_photo(BRANDS[brand].style, body, view, **streams).mode == "RGB"
 
 
-def test_second_call_draws_nothing(few, drawn, monkeypatch):
+def test_a_second_call_draws_nothing(few, drawn, monkeypatch):
     folder, summary = drawn
     monkeypatch.setattr(demo, "draw_photo", None)  # calling it would fail
     assert draw_demo(folder) == summary
 
 
-def test_interrupted_drawing_is_completed_to_the_same_bytes(few, drawn, tmp_path, monkeypatch):
-    whole, drawings = contents(drawn[0]), iter(range(20))
+def test_an_interrupted_drawing_is_completed_to_the_same_bytes(few, drawn, tmp_path, monkeypatch):
+    complete, drawings = contents(drawn[0]), iter(range(20))
 
     def until_interrupted(*args, **kwargs):
         if next(drawings, None) is None:
@@ -152,42 +127,39 @@ def test_interrupted_drawing_is_completed_to_the_same_bytes(few, drawn, tmp_path
         patch.setattr(demo, "draw_photo", until_interrupted)
         with pytest.raises(KeyboardInterrupt):
             draw_demo(tmp_path)
-    assert 0 < len(contents(tmp_path)) < len(whole)
+    assert 0 < len(contents(tmp_path)) < len(complete)
     draw_demo(tmp_path)
-    assert contents(tmp_path) == whole
+    assert contents(tmp_path) == complete
 
 
-def test_foreign_files_are_refused_and_left_alone(tmp_path):
-    (tmp_path / ".gitignore").write_text("*", encoding="utf-8")  # dotfiles are nobody's photos
+def test_other_files_and_another_seed_are_refused_and_left_alone(few, drawn, tmp_path):
+    (tmp_path / ".gitignore").write_text("*", encoding="utf-8")  # dot files are no photos
     (tmp_path / "holiday.jpg").write_bytes(b"mine")
     message = rf"{re.escape(str(tmp_path))} holds 1 file\(s\) .* such as 'holiday.jpg': choose a new or empty folder"
     with pytest.raises(ValueError, match=message) as caught:
         draw_demo(tmp_path)
     assert "\n" not in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".gitignore", "holiday.jpg"]
-
-
-def test_another_seed_is_refused(few, drawn):
     with pytest.raises(ValueError, match="the demo of seed 5, version 1, did not draw"):
         draw_demo(drawn[0], seed=5)
 
 
 @pytest.mark.slow
-def test_whole_demo_is_drawn(tmp_path):
+def test_the_complete_demo_can_be_drawn(tmp_path):
     summary = draw_demo(tmp_path / "new" / "demo")
     assert summary.photos == len(contents(tmp_path)) >= 600
     assert len(summary.brands) >= 12
 
 
 def test_boxes_hold_the_painted_car_and_no_more(monkeypatch):
-    """Where a photo differs from the same place without the car, bar shadow, lens and signature."""
-    monkeypatch.setattr(demo_picture._Painter, "ground_shadow", lambda painter: None)
-    monkeypatch.setattr(demo_picture, "_develop", lambda image, light, photo: image)
-    monkeypatch.setattr(demo_picture, "_sign", lambda image: image)
+    """A box is where a photo differs from the same place without the car, ignoring shadow, lens and signature."""
+    monkeypatch.setattr(picture._Painter, "ground_shadow", lambda painter: None)
+    monkeypatch.setattr(picture, "_develop", lambda image, light, photo: image)
+    monkeypatch.setattr(picture, "_sign", lambda image: image)
     for shot in demo._plan(0)[:40]:
-        photo, box = draw_photo(**demo._looks(shot, 0)), demo_picture.car_box(**demo._looks(shot, 0))
+        photo, box = draw_photo(**demo._looks(shot, 0)), picture.car_box(**demo._looks(shot, 0))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(demo_picture._Painter, "paint_car", lambda painter, sun: None)
+            patch.setattr(picture._Painter, "paint_car", lambda painter, sun: None)
             place = draw_photo(**demo._looks(shot, 0))
         found = np.array(ImageChops.difference(photo, place).getbbox()) / [*photo.size, *photo.size]
         np.testing.assert_allclose(box, found, atol=0.05)
@@ -200,7 +172,7 @@ def test_boxes_are_known_by_path(few, drawn):
     assert boxes.shape == (len(paths), 4)
     assert (boxes[:, :2] < boxes[:, 2:]).all()
     np.testing.assert_array_equal(demo.car_boxes(folder, paths[3:5]), boxes[3:5])
-    with pytest.raises(ValueError, match=r"other.jpg is no photo of the demo in .*: give paths below this folder"):
+    with pytest.raises(ValueError, match=r"other.jpg is not a photo of the demo in .*: give paths below this folder"):
         demo.car_boxes(folder, [folder / "other.jpg"])
     with pytest.raises(ValueError, match=r"holds no demo photos of version 1: give a folder that draw_demo has drawn"):
         demo.car_boxes(folder.parent, [])

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -11,103 +11,95 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 import carclf
-from carclf import checkpoints, models
-from carclf.dataset import Dataset
-from carclf.devices import Device
-from carclf.engine import Engine
-from carclf.processes import Processes
+from carclf.model import backbones
+from carclf.model.device import Device
+from carclf.train.batches import Dataset
+from carclf.train.distributed import Processes
+from carclf.train.engine import Engine
+from carclf.train.run import FILE as CHECKPOINT
 
 ALL = (("all", 2, 1e-3, 32),)
-
-
-@pytest.fixture(scope="module")
-def data(photo_folder, tmp_path_factory):
-    manifest = carclf.split(carclf.scan(photo_folder), seed=1)
-    return manifest, carclf.TensorCache.build(manifest, tmp_path_factory.mktemp("cache"), size=40)
+HEAD = (("head", 2, 1e-2, 32),)
 
 
 def recipe(**changes):
-    usual = {"stages": ALL, "micro_batch": 8, "clip_norm": 0.0, "device": "cpu", "precision": "float32"}
+    usual = {"stages": ALL, "micro_batch": 8, "clip_grad": 0.0, "device": "cpu", "precision": "float32"}
     return carclf.Recipe(**{**usual, **changes})
 
 
-def begun(data, **changes):
-    """An engine at the beginning of its first stage."""
+def begun(data, device=None, **changes):
+    """An engine at the start of its first stage."""
     settings = recipe(**changes)
-    engine = Engine(settings, Dataset.of(*data, settings.class_weight), Processes.join("cpu", "float32"))
+    dataset = Dataset.of(*data, settings.class_weight)
+    engine = Engine(settings, dataset, Processes(1, 0, device or Device("cpu", torch.float32)))
     engine.begin(0)
     return engine
 
 
-def gradient(engine, window):
-    """All gradients of a window in one vector, with BatchNorm in eval, where it does not see the batch's size."""
+def gradient(engine, batch):
+    """Loss and all gradients of a batch in one vector; BatchNorm in eval does not see the micro-batches."""
     engine.model.eval()
-    loss = engine._gradient(window)
+    loss = engine._gradient(batch)
     return loss, torch.cat([p.grad.flatten() for p in engine.model.parameters() if p.requires_grad])
 
 
-def large_batch(engine, window, model, dtype):
-    """The same by a plain weighted mean over one batch, through torch's own cross-entropy."""
+def large_batch(engine, batch, model, dtype):
+    """The same from a plain weighted mean over one batch, with torch's own cross-entropy."""
     model.zero_grad()
-    mixture = engine._mixture(window)
-    x, labels = engine._inputs(window, np.arange(len(window)), mixture)
-    logits = model(x.to(dtype))
-    shares = [torch.ones(len(window))] if mixture is None else [mixture.share, 1 - mixture.share]
-    total = weight = 0.0
-    for label, share in zip(labels, shares, strict=True):
-        w = (engine.data.weights[label] * share).to(dtype)
-        total = total + (w * F.cross_entropy(logits, label, label_smoothing=0.1, reduction="none")).sum()
-        weight = weight + w.sum()
-    (total / weight).backward()
-    parts = [p.grad.flatten() for p in model.parameters() if p.requires_grad]
-    return (total / weight).item(), torch.cat(parts).double()
+    labels = engine.data.labels[engine.data.train[batch.positions]]
+    weights = engine.data.weights[labels].to(dtype)
+    logits = model(engine._inputs(batch, np.arange(len(batch))).to(dtype))
+    losses = F.cross_entropy(logits, labels, label_smoothing=0.1, reduction="none")
+    loss = (weights * losses).sum() / weights.sum()
+    loss.backward()
+    return loss.item(), torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad]).double()
 
 
 def relative(ours, reference):
     return ((ours - reference).norm() / reference.norm()).item()
 
 
-def window_of(engine, n):
-    """The first n photos of the first window."""
-    window = engine.windows(0)[0]
-    return type(window)(window.positions[:n], window.draws[:n], window.view, window.seed)
+def first_photos(engine, n):
+    """The first n photos of the first batch."""
+    batch = engine.batches(0)[0]
+    return replace(batch, positions=batch.positions[:n], draws=batch.draws[:n])
 
 
 @pytest.mark.parametrize("k", [1, 3, 8])
 @pytest.mark.parametrize("n", [21, 17])
 def test_micro_batches_have_the_gradient_of_one_large_batch(data, k, n):
     settings = {"micro_batch": max(3, math.ceil(21 / k)), "accumulate": k, "class_weight": "inverse"}
-    engine = begun(data, stages=(("head", 1, 1e-3, 32),), head="mlp", **settings)
-    window = window_of(engine, n)
-    loss, ours = gradient(engine, window)
-    assert len(engine._micro_batches(window)) == math.ceil(n / engine.micro_batch)
-    expected, reference = large_batch(engine, window, models.head_of(engine.model, "efficientnet_lite0"), torch.float32)
+    engine = begun(data, stages=HEAD, head="mlp", **settings)
+    batch = first_photos(engine, n)
+    loss, ours = gradient(engine, batch)
+    assert len(engine._parts(n, engine.micro_batch)) == math.ceil(n / engine.micro_batch)
+    head = backbones.head_of(engine.model, "efficientnet_lite0")
+    expected, reference = large_batch(engine, batch, head, torch.float32)
     assert loss == pytest.approx(expected, rel=1e-6)
     assert relative(ours.double(), reference) <= 1e-6
 
 
 @pytest.mark.parametrize("k", [1, 3, 8])
 @pytest.mark.parametrize("n", [21, 17])
-@pytest.mark.parametrize("mixing", [{}, {"mixup": 0.4}, {"cutmix": 1.0}])
-def test_through_the_whole_network_the_gradient_is_as_near_to_the_exact_one(data, k, n, mixing):
-    # Through fifty layers even two plain large batches differ by more than 1e-6 where another number of photos or
-    # threads lets the processor sum in another order, so both are compared with float64.
+def test_through_the_whole_network_the_gradient_is_as_close_to_the_exact_one(data, k, n):
+    # Through fifty layers even two plain large batches differ by more than 1e-6 if another number of photos or
+    # threads makes the processor sum in another order, so both are compared with float64.
     settings = {"micro_batch": max(3, math.ceil(21 / k)), "accumulate": k, "class_weight": "inverse"}
-    engine = begun(data, **settings, **mixing)
-    window = window_of(engine, n)
-    loss, ours = gradient(engine, window)
-    _, exact = large_batch(engine, window, copy.deepcopy(engine.model).double(), torch.float64)
-    expected, plain = large_batch(engine, window, engine.model, torch.float32)
+    engine = begun(data, **settings)
+    batch = first_photos(engine, n)
+    loss, ours = gradient(engine, batch)
+    _, exact = large_batch(engine, batch, copy.deepcopy(engine.model).double(), torch.float64)
+    expected, plain = large_batch(engine, batch, engine.model, torch.float32)
     assert loss == pytest.approx(expected, rel=1e-6)
     assert relative(ours.double(), exact) <= relative(plain, exact) + 1e-6
 
 
 def test_a_step_trains_what_the_stage_trains_and_builds_no_graph_below(data):
     engine = begun(data, stages=(("blocks.5", 1, 1e-2, 32),))
-    parts, with_graph = models.blocks(engine.model), set()
+    parts, with_graph = backbones.blocks(engine.model), set()
     for name, part in parts.items():
         part.register_forward_hook(lambda _, x, y, name=name: with_graph.add(name) if y.requires_grad else None)
-    engine.step(engine.windows(0)[0], 1e-2)
+    engine.step(engine.batches(0)[0], 1e-2)
     names = list(parts)
     assert with_graph == set(names[names.index("blocks.5") :])
 
@@ -119,10 +111,10 @@ def test_a_step_trains_what_the_stage_trains_and_builds_no_graph_below(data):
 def test_frozen_blocks_are_bit_identical_after_the_stage(data, tmp_path, unfreeze, first, changes):
     settings = recipe(stages=((unfreeze, 2, 1e-2, 32),), ema=0.9, **changes)
     carclf.fit(settings, *data, tmp_path)
-    model = models.build_model("efficientnet_lite0", 4, head=settings.head)
-    names = list(models.blocks(model))
+    model = backbones.build_model("efficientnet_lite0", 4, head=settings.head)
+    names = list(backbones.blocks(model))
     frozen = tuple(f"{name}." for name in names[: names.index(first)])
-    found = load_file(tmp_path / checkpoints.FILE)
+    found = load_file(tmp_path / CHECKPOINT)
     for key, value in model.state_dict().items():
         for part in ("model", "average"):
             assert torch.equal(found[f"{part}.{key}"], value) or not key.startswith(frozen), key
@@ -131,34 +123,34 @@ def test_frozen_blocks_are_bit_identical_after_the_stage(data, tmp_path, unfreez
 
 
 @pytest.mark.parametrize("head", ["linear", "mlp"])
-def test_computed_features_train_the_head_as_the_whole_network_would(data, tmp_path, head, monkeypatch):
-    settings = {"stages": (("head", 2, 1e-2, 32),), "head": head, "micro_batch": 6, "accumulate": 2}
+def test_computed_features_train_the_head_like_the_whole_network(data, tmp_path, head, monkeypatch):
+    settings = {"stages": HEAD, "head": head, "micro_batch": 6, "accumulate": 2}
     plain = carclf.fit(recipe(head_views=0, **settings), *data, tmp_path / "plain")
-    forwards, forward = [], models.features
-    monkeypatch.setattr("carclf.engine.features", lambda *a: forwards.append(len(a[2])) or forward(*a))
+    forwards, forward = [], backbones.features
+    monkeypatch.setattr(backbones, "features", lambda *a: forwards.append(len(a[2])) or forward(*a))
     quick = carclf.fit(recipe(head_views=2, **settings), *data, tmp_path / "quick")
     n = [len(part) for part in (Dataset.of(*data).train, Dataset.of(*data).valid)]
     assert sum(forwards) == 2 * n[0] + n[1]  # each view once, valid once
     np.testing.assert_allclose(quick.steps.loss, plain.steps.loss, rtol=1e-5)
     np.testing.assert_allclose(quick.history.valid_loss, plain.history.valid_loss, rtol=1e-5)
-    ours, reference = (load_file(run.folder / checkpoints.FILE) for run in (quick, plain))
+    ours, reference = (load_file(run.folder / CHECKPOINT) for run in (quick, plain))
     for key, value in reference.items():
         torch.testing.assert_close(ours[key], value, rtol=1e-3, atol=1e-4)
 
 
 def test_views_take_turns_when_there_are_fewer_than_epochs(data):
     engine = begun(data, stages=(("head", 5, 1e-2, 32),), head_views=2)
-    assert [engine.windows(epoch)[0].view for epoch in range(5)] == [0, 1, 0, 1, 0]
+    assert [engine.batches(epoch)[0].view for epoch in range(5)] == [0, 1, 0, 1, 0]
     engine = begun(data, stages=(("all", 5, 1e-2, 32),), head_views=2)
-    assert [engine.windows(epoch)[0].view for epoch in range(5)] == [0, 1, 2, 3, 4]
+    assert [engine.batches(epoch)[0].view for epoch in range(5)] == [0, 1, 2, 3, 4]
 
 
 def full_above(photos, monkeypatch, error):
-    """A device whose memory holds so many photos and no more."""
+    """A device whose memory holds this many photos."""
     forward = Engine._forward
 
     def limited(self, network, x):
-        if len(x) > photos:
+        if len(x) > photos and torch.is_grad_enabled():
             raise error
         return forward(self, network, x)
 
@@ -169,50 +161,48 @@ OUT_OF_MEMORY = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to alloca
 
 
 def test_full_memory_halves_the_micro_batch_and_nothing_else(data, monkeypatch):
-    window = begun(data, micro_batch=21).windows(0)[0]
-    loss, reference = gradient(begun(data, micro_batch=21), window)
+    batch = begun(data, micro_batch=21).batches(0)[0]
+    loss, reference = gradient(begun(data, micro_batch=21), batch)
     full_above(6, monkeypatch, OUT_OF_MEMORY)
     engine = begun(data, micro_batch=21)
     with pytest.warns(UserWarning, match=r"cpu ran out of memory: .* micro-batches of (10|5) photos; its 21 photos"):
-        again, ours = gradient(engine, window)
+        again, ours = gradient(engine, batch)
     assert engine.micro_batch == 5
     assert again == pytest.approx(loss, rel=1e-6)
     assert relative(ours, reference) <= 5e-6  # float32 through fifty layers, as above
 
 
-def test_a_run_whose_memory_is_full_goes_on_with_the_same_windows(data, tmp_path, monkeypatch):
+def test_a_run_that_fills_the_memory_continues_with_the_same_batches(data, tmp_path, monkeypatch):
     settings = recipe(stages=(("all", 1, 1e-3, 32),), micro_batch=12)
     whole = carclf.fit(settings, *data, tmp_path / "whole")
-    full_above(24, monkeypatch, OUT_OF_MEMORY)
-    monkeypatch.setattr(Engine, "_validation_batches", lambda self, n: np.array_split(np.arange(n), n))
     full_above(7, monkeypatch, RuntimeError("MPS backend out of memory (MPS allocated: 18.13 GB)"))
     with pytest.warns(UserWarning, match="ran out of memory"):
         parts = carclf.fit(settings, *data, tmp_path / "parts")
     assert parts.steps.photos.tolist() == whole.steps.photos.tolist()
-    assert parts.steps.rate.tolist() == whole.steps.rate.tolist()
+    assert parts.steps.lr.tolist() == whole.steps.lr.tolist()
     assert parts.steps.loss.iloc[0] == pytest.approx(whole.steps.loss.iloc[0], rel=0.1)  # BatchNorm sees fewer photos
 
 
-def test_memory_that_holds_not_even_the_least_is_an_error_with_the_remedy(data, monkeypatch):
+def test_memory_too_small_for_any_micro_batch_is_an_error_with_the_remedy(data, monkeypatch):
     full_above(0, monkeypatch, OUT_OF_MEMORY)
     engine = begun(data)
     with (
         pytest.warns(UserWarning, match="ran out of memory"),
         pytest.raises(MemoryError, match=r"no memory for 3 photos of 32 pixels; choose a smaller size or backbone"),
     ):
-        engine.step(engine.windows(0)[0], 1e-3)
+        engine.step(engine.batches(0)[0], 1e-3)
 
 
-def test_other_errors_are_not_taken_for_full_memory(data, monkeypatch):
+def test_other_errors_are_not_mistaken_for_full_memory(data, monkeypatch):
     full_above(0, monkeypatch, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     engine = begun(data)
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
-        engine.step(engine.windows(0)[0], 1e-3)
+        engine.step(engine.batches(0)[0], 1e-3)
 
 
 @dataclass(frozen=True)
 class Scaled(Device):
-    """A device whose losses are scaled as in float16, at first by far too much."""
+    """A device that scales losses as in float16, at first by far too much."""
 
     def scaler(self):
         return torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=10**6)
@@ -220,11 +210,9 @@ class Scaled(Device):
 
 def test_an_overflow_of_the_scaled_loss_is_tried_again_with_less(data):
     plain = begun(data)
-    dataset = Dataset.of(*data, plain.recipe.class_weight)
-    scaled = Engine(plain.recipe, dataset, Processes(1, 0, Scaled("cpu", torch.float32)))
-    scaled.begin(0)
-    window = plain.windows(0)[0]
-    assert scaled.step(window, 1e-3) == pytest.approx(plain.step(window, 1e-3), rel=1e-6)
+    scaled = begun(data, Scaled("cpu", torch.float32))
+    batch = plain.batches(0)[0]
+    assert scaled.step(batch, 1e-3) == pytest.approx(plain.step(batch, 1e-3), rel=1e-6)
     assert scaled.scaler.get_scale() < 2.0**127
     for ours, reference in zip(scaled.model.state_dict().values(), plain.model.state_dict().values(), strict=True):
         torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-5)
@@ -233,14 +221,12 @@ def test_an_overflow_of_the_scaled_loss_is_tried_again_with_less(data):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("unfreeze", ["head", "all"])
-def test_a_shorter_precision_begins_nearly_the_same_and_keeps_float32_weights(data, dtype, unfreeze):
-    # At 32 pixels the last BatchNorm layers would see one pixel of each photo, and magnify what is rounded.
-    settings = recipe(stages=((unfreeze, 1, 1e-3, 96),), ema=0.9)
+def test_a_shorter_precision_starts_with_nearly_the_same_loss_and_keeps_float32_weights(data, dtype, unfreeze):
+    # At 32 pixels the last BatchNorm layers would see one pixel per photo, and magnify rounding errors.
     losses = {}
     for precision in (torch.float32, dtype):
-        engine = Engine(settings, Dataset.of(*data), Processes(1, 0, Device("cpu", precision)))
-        engine.begin(0)
-        losses[precision] = [engine.step(window, 1e-3) for window in engine.windows(0)]
+        engine = begun(data, Device("cpu", precision), stages=((unfreeze, 1, 1e-3, 96),), ema=0.9)
+        losses[precision] = [engine.step(batch, 1e-3) for batch in engine.batches(0)]
         assert engine.logits().dtype == torch.float32
         assert all(value.dtype != dtype for value in engine.network.state_dict().values())
     assert losses[dtype][0] == pytest.approx(losses[torch.float32][0], rel=0.05)
@@ -248,32 +234,32 @@ def test_a_shorter_precision_begins_nearly_the_same_and_keeps_float32_weights(da
     assert np.isfinite(losses[dtype]).all()
 
 
-def test_a_step_whose_gradient_is_no_number_changes_nothing(data, monkeypatch):
+def test_a_step_with_an_infinite_loss_changes_nothing(data, monkeypatch):
     engine = begun(data, ema=0.9)
     before = {k: v.clone() for k, v in engine.model.state_dict().items()}
-    monkeypatch.setattr("carclf.engine.weighted_loss", lambda logits, *_: logits.sum() * float("inf"))
+    monkeypatch.setattr("carclf.train.engine.weighted_loss", lambda logits, *_: logits.sum() * float("inf"))
     with pytest.raises(ArithmeticError, match="the loss is"):
-        engine.step(engine.windows(0)[0], 1e-3)
+        engine.step(engine.batches(0)[0], 1e-3)
     for key, value in engine.model.state_dict().items():
         assert torch.equal(value, before[key]), key
 
 
-def test_a_gradient_is_shortened_to_the_clip_norm_and_keeps_its_direction(data):
-    window = begun(data).windows(0)[0]
-    _, whole = gradient(begun(data, clip_norm=0.0), window)
-    _, clipped = gradient(begun(data, clip_norm=0.1), window)
+def test_a_gradient_is_clipped_to_the_norm_and_keeps_its_direction(data):
+    batch = begun(data).batches(0)[0]
+    _, whole = gradient(begun(data, clip_grad=0.0), batch)
+    _, clipped = gradient(begun(data, clip_grad=0.1), batch)
     assert clipped.norm().item() == pytest.approx(0.1, rel=1e-4)
     assert relative(clipped / clipped.norm(), whole / whole.norm()) <= 1e-5
-    _, short = gradient(begun(data, clip_norm=1e6), window)
+    _, short = gradient(begun(data, clip_grad=1e6), batch)
     assert torch.equal(short, whole)
 
 
 def test_the_average_follows_its_formula_and_is_what_is_saved(data):
     engine = begun(data, ema=0.9)
     expected = {k: v.clone() for k, v in engine.model.state_dict().items()}
-    for number, window in enumerate(engine.windows(0), 1):
-        engine.step(window, 1e-3)
-        decay = min(0.9, 1 - number ** (-2 / 3))  # as short at first as the training is young
+    for number, batch in enumerate(engine.batches(0), 1):
+        engine.step(batch, 1e-3)
+        decay = min(0.9, 1 - number ** (-2 / 3))  # a short memory while the training is young
         for key, value in engine.model.state_dict().items():
             if value.is_floating_point():
                 expected[key] = decay * expected[key] + (1 - decay) * value
@@ -284,29 +270,16 @@ def test_the_average_follows_its_formula_and_is_what_is_saved(data):
     assert not torch.equal(engine.network.conv_head.weight, engine.model.conv_head.weight)
 
 
-def test_earlier_blocks_have_lower_rates(data):
-    engine = begun(data, block_decay=0.5)
-    engine.step(engine.windows(0)[0], 0.01)
-    rate_of = {id(p): group["lr"] for group in engine.optimizer.param_groups for p in group["params"]}
-    rates = [{rate_of[id(p)] for p in part.parameters()} for part in models.blocks(engine.model).values()]
-    assert all(len(rate) == 1 for rate in rates)
-    assert rates[-1] == {0.01}
-    assert [max(rate) for rate in rates] == sorted(max(rate) for rate in rates)
-    assert rates[0] == rates[1]  # the stem and its norm
-    assert max(rates[2]) / max(rates[1]) == pytest.approx(2)
-
-
-def test_logit_adjustment_moves_the_finished_model_and_not_the_training(data):
-    plain, adjusted = begun(data), begun(data, logit_adjustment=1.0)
-    window = plain.windows(0)[0]
-    assert adjusted.step(window, 1e-3) == plain.step(window, 1e-3)
-    shift = plain.logits() - adjusted.logits()
-    torch.testing.assert_close(shift, plain.data.log_share.expand_as(shift), rtol=1e-4, atol=1e-5)
-    x = torch.randn(3, 3, 32, 32)
-    with torch.no_grad():
-        finished = adjusted.finished().eval()(x)
-        torch.testing.assert_close(finished, plain.network.eval()(x) - plain.data.log_share)
-    assert torch.equal(adjusted.network.classifier.bias, plain.network.classifier.bias)
+def test_earlier_blocks_have_a_lower_lr(data):
+    engine = begun(data, layer_decay=0.5)
+    engine.step(engine.batches(0)[0], 0.01)
+    lr_of = {id(p): group["lr"] for group in engine.optimizer.param_groups for p in group["params"]}
+    lrs = [{lr_of[id(p)] for p in part.parameters()} for part in backbones.blocks(engine.model).values()]
+    assert all(len(lr) == 1 for lr in lrs)
+    assert lrs[-1] == {0.01}
+    assert [max(lr) for lr in lrs] == sorted(max(lr) for lr in lrs)
+    assert lrs[0] == lrs[1]  # the stem and its norm
+    assert max(lrs[2]) / max(lrs[1]) == pytest.approx(2)
 
 
 def test_one_photo_cannot_be_shared_by_two_processes(data):
@@ -315,4 +288,4 @@ def test_one_photo_cannot_be_shared_by_two_processes(data):
         engine = Engine(settings, Dataset.of(*data), Processes(2, 0, Device("cpu", torch.float32)))
     engine.begin(0)
     with pytest.raises(ValueError, match=r"step of 3 photos cannot be shared by 2 processes; raise micro_batch"):
-        engine.windows(0)
+        engine.batches(0)

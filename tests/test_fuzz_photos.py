@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 from PIL import Image, ImageCms, ImageFile
 
-from carclf.photos import FORMATS, PhotoError, glance, read_photo
+from carclf.data.photos import FORMATS, PhotoError, probe, read_photo
 
 FILES = 2000
 SECONDS = 2  # of the processor for one file, so that a busy machine changes nothing
@@ -99,7 +99,7 @@ def mutate(data: bytes, other: bytes, rng: random.Random) -> bytes:
 
 
 def reseal(data: bytearray) -> bytes:
-    """With right checksums where it is a PNG, or nothing broken would come past them to the decoder."""
+    """Correct the checksums of a PNG; otherwise nothing broken would reach the decoder."""
     start = 8
     while data.startswith(b"\x89PNG") and start + 12 <= len(data):
         end = start + 8 + int.from_bytes(data[start : start + 4], "big")
@@ -128,7 +128,7 @@ def state() -> list:
 def outcome(data: bytes) -> str:
     """ "read", or the reason why not; both ways of reading agree on it."""
     answers = []
-    for way in (lambda data: read_photo(data).size, lambda data: glance(data, 1)[0]):
+    for way in (lambda data: read_photo(data).size, lambda data: probe(data, 1)[0]):
         try:
             answers.append(("read", way(data)))
         except PhotoError as error:
@@ -157,6 +157,7 @@ def read_all(seed: int = 0, number: int = FILES) -> dict:
         slowest = max(slowest, time.process_time() - started)
     faulthandler.cancel_dump_traceback_later()
     assert state() == before
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES
     return {"outcomes": outcomes, "slowest": slowest, "memory": peak_bytes() - memory}
 
 

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest
 
-from carclf import intervals
+from carclf.metrics import intervals
 
 
 def test_a_resample_draws_whole_vehicles():
@@ -15,15 +15,13 @@ def test_a_resample_draws_whole_vehicles():
     assert sums.mean(axis=0) == pytest.approx(np.ones(6), abs=0.15)
 
 
-@pytest.mark.parametrize("value, expected", [(1, (0.6, 1)), (0, (0, 0.4)), (0.5, (0.3, 0.7))])
-def test_what_never_varied_may_vary_yet(value, expected):
+@pytest.mark.parametrize(
+    "value, bounds, expected",
+    [(1, (0, 1), (0.6, 1)), (0, (0, 1), (0, 0.4)), (0.5, (0, 1), (0.3, 0.7)), (0, (-1, 1), (-0.4, 0.4))],
+)
+def test_what_never_varied_may_still_vary(value, bounds, expected):
     vehicles = np.log(0.025) / np.log(0.6)
-    assert intervals.percentiles(np.full(100, value), vehicles) == pytest.approx(expected)
-
-
-def test_a_difference_of_nothing_has_two_sides():
-    low, high = intervals.percentiles(np.zeros(100), 20, (-1, 1))
-    assert (low, high) == pytest.approx((0.025 ** (1 / 20) - 1, 1 - 0.025 ** (1 / 20)))
+    assert intervals.percentiles(np.full(100, value), vehicles, bounds) == pytest.approx(expected)
 
 
 def test_exact_interval_of_photos_that_stand_alone():

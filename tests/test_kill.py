@@ -1,4 +1,4 @@
-"""`kill -9` at any moment loses no bit: the same call goes on and ends where an uninterrupted run does."""
+"""`kill -9` at any moment loses no bit: the same call resumes and ends like an uninterrupted run."""
 
 import json
 import os
@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 import carclf
-from carclf import checkpoints
-from carclf.classifier import WEIGHTS
+from carclf.model.classifier import WEIGHTS
+from carclf.train.run import FILE as CHECKPOINT
 
 KILLS = 20
 
@@ -30,8 +30,8 @@ def test_a_run_killed_at_twenty_moments_is_the_uninterrupted_run_to_the_last_bit
     whole = tmp_path / "whole"
     for number in range(found["runs"]):
         killed = tmp_path / f"killed-{number}"
-        assert {p.name for p in killed.iterdir()} == {p.name for p in whole.iterdir()}  # nothing torn is left behind
-        for file in (checkpoints.FILE, f"model/{WEIGHTS}"):
+        assert {p.name for p in killed.iterdir()} == {p.name for p in whole.iterdir()}  # no temporary file is left
+        for file in (CHECKPOINT, f"model/{WEIGHTS}"):
             ours, expected = load_file(killed / file), load_file(whole / file)
             assert ours.keys() == expected.keys()
             assert all(torch.equal(ours[key], value) for key, value in expected.items()), file

@@ -4,24 +4,20 @@ import pytest
 import torch
 
 import carclf
-from carclf import engine, lr_finder, plots
+from carclf.plot import training as plots
+from carclf.train.engine import Engine
+from carclf.train.lr_finder import suggest
 
 STAGES = (("head", 1, 1e-2, 32), ("all", 1, 1e-3, 32))
-
-
-@pytest.fixture(scope="module")
-def data(photo_folder, tmp_path_factory):
-    manifest = carclf.split(carclf.scan(photo_folder), seed=1)
-    return manifest, carclf.TensorCache.build(manifest, tmp_path_factory.mktemp("cache"), size=40)
 
 
 def recipe(**changes):
     return carclf.Recipe(**{"stages": STAGES, "micro_batch": 8, "device": "cpu", **changes})
 
 
-def test_the_rate_grows_evenly_and_the_loss_is_that_of_training(data):
+def test_the_lr_grows_evenly_in_its_logarithm_and_the_loss_is_that_of_training(data):
     found = carclf.find_lr(recipe(), *data, low=1e-5, high=1e-2, steps=10)
-    assert found.table.rate.tolist() == pytest.approx(np.geomspace(1e-5, 1e-2, 10).tolist())
+    assert found.table.lr.tolist() == pytest.approx(np.geomspace(1e-5, 1e-2, 10).tolist())
     assert found.table.loss.iloc[0] == pytest.approx(np.log(4), rel=0.3)  # four brands, nothing learned yet
 
 
@@ -39,7 +35,7 @@ def test_model_and_random_numbers_are_left_as_they_were(data):
     assert model.training
 
 
-def test_a_range_that_is_none_is_refused(data):
+def test_a_wrong_range_or_stage_is_refused(data):
     with pytest.raises(ValueError, match=r"low=1, high=0.1.*give 0 < low < high and at least 10 steps"):
         carclf.find_lr(recipe(), *data, low=1, high=0.1)
     with pytest.raises(ValueError, match="stage=2: the recipe has the stages 0 to 1"):
@@ -52,9 +48,9 @@ def test_any_stage_can_be_tested(data):
     assert head.table.loss.tolist() != whole.table.loss.tolist()
 
 
-def test_a_loss_that_breaks_out_ends_the_test(data, monkeypatch):
+def test_a_loss_that_explodes_ends_the_test(data, monkeypatch):
     losses = iter([1.0] * 12 + [0.5] * 3 + [50.0] * 100)
-    monkeypatch.setattr(engine.Engine, "step", lambda *_: next(losses))
+    monkeypatch.setattr(Engine, "step", lambda *_: next(losses))
     assert len(carclf.find_lr(recipe(), *data).table) < 20
 
     def no_number(*_):
@@ -64,31 +60,31 @@ def test_a_loss_that_breaks_out_ends_the_test(data, monkeypatch):
         return loss
 
     numbers = iter([1.0, 0.9, 0.8, 0.7, None])
-    monkeypatch.setattr(engine.Engine, "step", no_number)
+    monkeypatch.setattr(Engine, "step", no_number)
     assert len(carclf.find_lr(recipe(), *data).table) == 4
 
 
 def test_the_suggestion_is_where_the_loss_falls_fastest():
-    rate = np.geomspace(1e-5, 1, 101)
-    smoothed = 2 - 1 / (1 + (1e-3 / rate) ** 2) + 5 / (1 + (0.3 / rate) ** 4)  # falls around 1e-3, breaks out at 0.3
-    found = lr_finder.suggest(pd.DataFrame({"rate": rate, "smoothed": smoothed}))
+    lr = np.geomspace(1e-5, 1, 101)
+    smoothed = 2 - 1 / (1 + (1e-3 / lr) ** 2) + 5 / (1 + (0.3 / lr) ** 4)  # falls around 1e-3, explodes at 0.3
+    found = suggest(pd.DataFrame({"lr": lr, "smoothed": smoothed}))
     assert found == pytest.approx(1e-3, rel=0.2)
 
 
-def test_the_suggestion_for_a_fresh_head_is_a_rate_that_learns(data):
-    found = carclf.find_lr(recipe(class_weight="none"), *data, stage=0, low=1e-5, high=10, steps=60)
+def test_the_suggestion_for_a_new_head_is_an_lr_that_learns(data):
+    found = carclf.find_lr(recipe(), *data, stage=0, low=1e-5, high=10, steps=60)
     assert 1e-4 < found.suggestion < 1
 
 
 def test_a_loss_that_never_falls_gives_no_suggestion():
-    assert lr_finder.suggest(pd.DataFrame({"rate": [1.0, 2.0, 3.0], "smoothed": [1.0, 2.0, 3.0]})) is None
-    assert lr_finder.suggest(pd.DataFrame(columns=["rate", "loss", "smoothed"])) is None
+    assert suggest(pd.DataFrame({"lr": [1.0, 2.0, 3.0], "smoothed": [1.0, 2.0, 3.0]})) is None
+    assert suggest(pd.DataFrame(columns=["lr", "loss", "smoothed"])) is None
 
 
 def test_the_range_test_is_drawn_with_its_suggestion(data):
     found = carclf.find_lr(recipe(), *data, steps=10)
     ax = plots.range_test(found.table, 1e-3)
     assert ax.get_xscale() == "log"
-    np.testing.assert_allclose(ax.lines[0].get_xdata(), found.table.rate)
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), found.table.lr)
     np.testing.assert_allclose(ax.lines[1].get_ydata(), found.table.smoothed)
     assert any(line.get_xdata()[0] == 1e-3 for line in ax.lines[2:])

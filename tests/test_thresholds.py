@@ -5,16 +5,11 @@ import pandas as pd
 import pytest
 from scipy.special import expit, softmax
 from scipy.stats import binom, binomtest
+from tables import audis
 
-from carclf import calibration, thresholds
-from carclf.intervals import least_share
-
-
-def table(confidence, right, vehicle=None):
-    """A predictions table of Audis; a photo without a vehicle is its own."""
-    frame = pd.DataFrame({"confidence": confidence, "brand": "Audi"})
-    frame["predicted"] = np.where(right, "Audi", "BMW")
-    return frame.assign(path=[f"{i:05}.jpg" for i in range(len(frame))], vehicle=vehicle)
+from carclf.metrics.calibration import fit_temperature
+from carclf.metrics.intervals import least_share
+from carclf.metrics.thresholds import choose_threshold, decisions, operating_points, promised, threshold_table
 
 
 @pytest.fixture(params=range(5))
@@ -22,7 +17,7 @@ def predictions(request):
     """400 photos; confidences are rounded, so that many are equal."""
     random = np.random.default_rng(request.param)
     confidence = random.uniform(0.2, 1, 400).round(2)
-    return table(confidence, random.random(400) < confidence)
+    return audis(confidence, random.random(400) < confidence)
 
 
 def accuracy_from(predictions, threshold):
@@ -30,17 +25,26 @@ def accuracy_from(predictions, threshold):
     return (accepted["brand"] == accepted["predicted"]).mean()
 
 
+def exact_bound(hits, n, level=0.9):
+    return binomtest(hits, n, alternative="greater").proportion_ci(level, method="exact").low
+
+
 def test_threshold_table_equals_counting(predictions):
     tried = [0, *predictions["confidence"].head(20), 1.5]
-    for row in thresholds.threshold_table(predictions, tried).itertuples():
+    for row in threshold_table(predictions, tried).itertuples():
         accepted = predictions[predictions["confidence"] >= row.threshold]
         assert row.photos == len(accepted)
         assert row.coverage == pytest.approx(len(accepted) / len(predictions))
         assert row.accuracy == pytest.approx(accuracy_from(predictions, row.threshold), nan_ok=True)
 
 
+def test_unknown_photos_are_never_accepted():
+    predictions = audis([0.9, 0.8, 0.7, 0.6], [True] * 4, decision=["unknown", "accepted", "accepted", "unsure"])
+    assert threshold_table(predictions, [0.0, 0.65]).photos.tolist() == [4, 2]
+
+
 def test_operating_points_are_the_smallest_that_reach_their_target(predictions):
-    points = thresholds.operating_points(predictions, (0, 0.8, 0.9))
+    points = operating_points(predictions, (0, 0.8, 0.9))
     assert points.index.name == "target" and points.loc[0, ["threshold", "coverage"]].tolist() == [0, 1]
     for target, row in points.iterrows():
         assert row["accuracy"] == pytest.approx(accuracy_from(predictions, row["threshold"]))
@@ -50,108 +54,66 @@ def test_operating_points_are_the_smallest_that_reach_their_target(predictions):
 
 
 def test_an_operating_point_out_of_reach():
-    points = thresholds.operating_points(table([0.9, 0.8], [False, True]))
+    points = operating_points(audis([0.9, 0.8], [False, True]))
     assert points["coverage"].tolist() == [1, 0, 0, 0]
     assert points["threshold"].isna().tolist() == points["accuracy"].isna().tolist() == [False, True, True, True]
-
-
-def test_risk_coverage_area_equals_its_definition():
-    random = np.random.default_rng(0)
-    confidence = random.permutation(np.linspace(0.1, 1, 300))
-    right = random.random(300) < confidence
-    found = thresholds.risk_coverage_area(table(confidence, right))
-    wrong = ~right[np.argsort(-confidence)]
-    assert found["area"] == pytest.approx(np.mean([wrong[:i].mean() for i in range(1, 301)]))
-    risk = wrong.mean()
-    assert found["ideal"] == pytest.approx(risk + (1 - risk) * np.log(1 - risk), abs=0.003)  # the limit of many photos
-    assert found["excess"] == found["area"] - found["ideal"]
-
-
-def test_risk_coverage_area_of_equal_confidences_is_the_mean_over_their_orders():
-    random = np.random.default_rng(0)
-    confidence = np.repeat([0.9, 0.6, 0.5], [3, 5, 2])
-    right = np.array([1, 1, 0, 1, 0, 0, 1, 1, 0, 1], bool)
-    orders = []
-    for _ in range(4000):
-        shuffled = random.permutation(10)
-        wrong = ~right[shuffled][np.argsort(-confidence[shuffled], kind="stable")]
-        orders.append(np.mean(wrong.cumsum() / np.arange(1, 11)))
-    found = thresholds.risk_coverage_area(table(confidence, right))
-    assert found["area"] == pytest.approx(np.mean(orders), abs=0.005)
-
-
-@pytest.mark.parametrize("right, area", [(True, 0), (False, 1)])
-def test_risk_coverage_area_of_all_right_and_all_wrong(right, area):
-    found = thresholds.risk_coverage_area(table([0.9, 0.8, 0.8], [right] * 3))
-    assert found == {"area": area, "ideal": area, "excess": 0}
-    assert thresholds.risk_coverage_area(table([0.9], [right]))["area"] == area
 
 
 def test_a_threshold_is_chosen_by_its_bound():
     """Confidences of three kinds, so that everything can be counted by hand."""
     right = [True] * 100 + [True] * 49 + [False] + [True] * 10 + [False] * 40
-    predictions = table(np.repeat([0.99, 0.9, 0.3], [100, 50, 50]), right)
-
-    def bound(hits, n, level):
-        return binomtest(hits, n, alternative="greater").proportion_ci(level, method="exact").low
-
-    assert bound(149, 150, 0.9) > 0.95 > bound(159, 200, 0.9)
-    assert thresholds.choose_threshold(predictions, 0.95) == 0.9
-    assert bound(100, 100, 0.9) > 0.975 > bound(149, 150, 0.9)
-    assert thresholds.choose_threshold(predictions, 0.975) == 0.99
-    assert bound(159, 200, 0.9) > 0.7
-    assert thresholds.choose_threshold(predictions, 0.7) == 0.3  # everything
+    predictions = audis(np.repeat([0.99, 0.9, 0.3], [100, 50, 50]), right)
+    assert exact_bound(149, 150) > 0.95 > exact_bound(159, 200)
+    assert choose_threshold(predictions, 0.95) == 0.9
+    assert exact_bound(100, 100) > 0.975 > exact_bound(149, 150)
+    assert choose_threshold(predictions, 0.975) == 0.99
+    assert exact_bound(159, 200) > 0.7
+    assert choose_threshold(predictions, 0.7) == 0.3  # everything
 
 
 def test_equal_confidences_are_accepted_together(predictions):
-    chosen = thresholds.choose_threshold(predictions, 0.75)
+    chosen = choose_threshold(predictions, 0.75)
     assert chosen in set(predictions["confidence"])
-    assert chosen == thresholds.choose_threshold(predictions.sample(frac=1, random_state=0), 0.75)
+    assert chosen == choose_threshold(predictions.sample(frac=1, random_state=0), 0.75)
 
 
 def test_siblings_are_one_witness():
-    alone = table([0.99] * 50 + [0.5] * 50, [True] * 50 + [False] * 50)
+    alone = audis([0.99] * 50 + [0.5] * 50, [True] * 50 + [False] * 50)
     siblings = pd.concat([alone.assign(vehicle=alone["path"], path=f"{i}_" + alone["path"]) for i in range(7)])
-    assert thresholds.choose_threshold(siblings) == thresholds.choose_threshold(alone) == 0.99
+    assert choose_threshold(siblings) == choose_threshold(alone) == 0.99
     with pytest.warns(UserWarning, match="no threshold can promise"):
-        thresholds.choose_threshold(siblings[siblings["vehicle"] < "00030.jpg"])  # 210 photos, 30 vehicles
+        choose_threshold(siblings[siblings["vehicle"] < "0030.jpg"])  # 210 photos, 30 vehicles
 
 
 def test_float32_and_unread_photos():
-    predictions = table(np.full(61, 0.7, "float32"), [True] * 61)
+    predictions = audis(np.full(61, 0.7, "float32"), [True] * 61)
     predictions.loc[60, ["predicted", "confidence"]] = None
     predictions["confidence"] = predictions["confidence"].astype("float32")
-    chosen = thresholds.choose_threshold(predictions)
+    chosen = choose_threshold(predictions)
     assert (predictions["confidence"].to_numpy() >= chosen).sum() == 60
 
 
-def test_no_promise_is_told():
-    predictions = table([0.9] * 20 + [0.1], [True] * 20 + [False])
-    with pytest.warns(
-        UserWarning, match=r"promise that 95.0% .* 0.900 comes nearest with 100.0% right .* 95.2% of"
-    ) as told:
-        assert thresholds.choose_threshold(predictions) == 0.9
-    assert "Even without a mistake it takes 45 vehicles, here are 21" in str(told[0].message)
+def test_a_promise_that_cannot_be_made_gives_a_warning():
+    predictions = audis([0.9] * 20 + [0.1], [True] * 20 + [False])
+    with pytest.warns(UserWarning, match=r"promise that 95.0% .* 0.900 comes nearest with 100.0% .* 95.2% of") as told:
+        assert choose_threshold(predictions) == 0.9
+    assert "Even without a mistake it takes 45 vehicles, and valid has 21" in str(told[0].message)
     assert 0.95**45 < 0.1 < 0.95**44
-
-
-@pytest.mark.parametrize("right", [True, False])
-def test_one_photo_promises_nothing(right):
-    with pytest.warns(UserWarning, match="no threshold can promise"):
-        assert thresholds.choose_threshold(table([0.8], [right])) == 0.8
+    for right in True, False:
+        with pytest.warns(UserWarning, match="no threshold can promise"):
+            assert choose_threshold(audis([0.8], [right])) == 0.8
 
 
 @pytest.mark.parametrize("wrong", [{"accuracy": 0}, {"accuracy": 95}, {"accuracy": 1}, {"confidence_level": 1}])
-def test_shares_are_wanted(wrong):
+def test_shares_are_required(wrong):
     with pytest.raises(ValueError, match=r"it is a share, above 0 and below 1; try 0\.9"):
-        thresholds.choose_threshold(table([0.9], [True]), **wrong)
+        choose_threshold(audis([0.9], [True]), **wrong)
 
 
-def test_promised_beside_got():
-    valid = table([0.9] * 100 + [0.2] * 100, [True] * 100 + [False] * 100)
-    test = table([0.95] * 30 + [0.3] * 10, [True] * 27 + [False] * 13)
-    chosen = thresholds.choose_threshold(valid)
-    row = thresholds.promised(valid, test, chosen).iloc[0]
+def test_promised_beside_measured():
+    valid = audis([0.9] * 100 + [0.2] * 100, [True] * 100 + [False] * 100)
+    test = audis([0.95] * 30 + [0.3] * 10, [True] * 27 + [False] * 13)
+    row = promised(valid, test, choose_threshold(valid)).iloc[0]
     assert row[["threshold", "promised"]].tolist() == [0.9, 0.95]
     assert row[["valid_coverage", "valid_accuracy"]].tolist() == [0.5, 1]
     assert row["valid_bound"] == pytest.approx(0.1 ** (1 / 100))
@@ -160,10 +122,19 @@ def test_promised_beside_got():
     assert row[["test_low", "test_high"]].tolist() == pytest.approx([exact.low, exact.high])
 
 
-def test_promised_where_test_accepts_nothing():
-    row = thresholds.promised(table([0.9], [True]), table([0.5], [True]), 0.95).iloc[0]
+def test_promised_if_nothing_is_accepted():
+    row = promised(audis([0.9], [True]), audis([0.5], [True]), 0.95).iloc[0]
     assert row[["valid_coverage", "test_coverage", "valid_bound"]].tolist() == [0, 0, 0]
     assert row[["valid_accuracy", "test_accuracy", "test_low", "test_high"]].isna().all()
+
+
+def test_decisions_are_counted():
+    predictions = audis(0.9, [1, 0, 1, 1, 1], decision=["accepted", "accepted", "unsure", None, "accepted"])
+    predictions.loc[4, "brand"] = None
+    found = decisions(predictions)
+    assert found.index.tolist() == ["accepted", "unsure", "unknown"]
+    assert found["photos"].tolist() == [3, 1, 0] and found["share"].tolist() == [0.75, 0.25, 0]
+    assert found["right"].tolist() == pytest.approx([0.5, 1, np.nan], nan_ok=True)
 
 
 # --- the promise, over 200 draws of valid
@@ -182,17 +153,16 @@ def world(n_vehicles, seed, too_sure=1.0, most_siblings=4):
     of = np.repeat(np.arange(n_vehicles), sizes)
     ease = random.normal(3, 2, n_vehicles)[of] + random.normal(0, 0.3, len(of))
     right = random.random(n_vehicles)[of] < expit(ease)
-    return table(expit(ease * too_sure), right, np.char.add("v", of.astype(str))), expit(ease)
+    return audis(expit(ease * too_sure), right, vehicle=np.char.add("v", of.astype(str))), expit(ease)
 
 
-def chosen_in(n_vehicles, seed, **settings):
-    """Threshold chosen on one draw of valid, or none; `whole=False` takes siblings for witnesses of their own."""
-    whole = settings.pop("whole", True)
+def chosen_in(n_vehicles, seed, siblings_count_as_one=True, **settings):
+    """Threshold chosen on one draw of valid; inf if it promises nothing."""
     valid, _ = world(n_vehicles, seed, **settings)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
-            return thresholds.choose_threshold(valid if whole else valid.drop(columns="vehicle"), 0.95, LEVEL)
+            return choose_threshold(valid if siblings_count_as_one else valid.drop(columns="vehicle"), 0.95, LEVEL)
         except UserWarning:
             return np.inf
 
@@ -224,7 +194,7 @@ def test_many_thresholds_tried_are_not_many_chances():
         confidence, right = random.uniform(0.9, 1, 400), random.random(400) < 0.945
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
-            thresholds.choose_threshold(table(confidence, right), 0.95, LEVEL)
+            choose_threshold(audis(confidence, right), 0.95, LEVEL)
         broken += not told
         hits = right[np.argsort(-confidence)].cumsum()
         by_best_bound += least_share(hits, np.arange(1, 401), LEVEL).max() >= 0.95
@@ -235,8 +205,9 @@ def test_many_thresholds_tried_are_not_many_chances():
 def test_counting_siblings_would_break_the_promise():
     settings = {"most_siblings": 9}
     predictions = world(200_000, 999, **settings)
-    as_photos = [chosen_in(300, seed, whole=False, **settings) for seed in range(DRAWS)]
-    as_vehicles = [chosen_in(300, seed, **settings) for seed in range(DRAWS)]
+    as_photos, as_vehicles = (
+        [chosen_in(300, seed, as_one, **settings) for seed in range(DRAWS)] for as_one in (False, True)
+    )
     assert broken_and_covered(as_photos, *predictions)[0] > MOST
     assert broken_and_covered(as_vehicles, *predictions)[0] <= MOST
 
@@ -256,15 +227,8 @@ def test_the_promise_survives_a_temperature_fitted_on_the_same_photos():
     broken = 0
     for seed in range(DRAWS):
         of_valid, labels = draw(600, seed)
-        temperature = calibration.fit_temperature(of_valid, labels)
-        p = calibration.rescale(of_valid, temperature)
-        chosen = thresholds.choose_threshold(table(p.max(axis=1), p.argmax(axis=1) == labels), 0.95, LEVEL)
-        broken += chance[calibration.rescale(logits, temperature).max(axis=1) >= chosen].mean() < 0.95
+        temperature = fit_temperature(of_valid, labels)
+        p = softmax(of_valid / temperature, axis=1)
+        chosen = choose_threshold(audis(p.max(axis=1), p.argmax(axis=1) == labels), 0.95, LEVEL)
+        broken += chance[softmax(logits / temperature, axis=1).max(axis=1) >= chosen].mean() < 0.95
     assert broken <= MOST
-
-
-def test_unknown_photos_are_never_accepted():
-    table = pd.DataFrame({"path": list("abcd"), "confidence": [0.9, 0.8, 0.7, 0.6]})
-    table = table.assign(brand="Audi", predicted="Audi")
-    table["decision"] = ["unknown", "accepted", "accepted", "unsure"]
-    assert thresholds.threshold_table(table, [0.0, 0.65]).photos.tolist() == [4, 2]

@@ -1,4 +1,4 @@
-"""Run by test_processes.py through `accelerate launch`: each process does the same as the one process there.
+"""Run by test_distributed.py through `accelerate launch`: each process does the same as the one process there.
 
 python tests/two_processes.py PHOTOS CACHE OUT
 """
@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 import carclf
-from carclf.dataset import Dataset
-from carclf.engine import Engine
-from carclf.processes import Processes
+from carclf.train.batches import Dataset
+from carclf.train.distributed import Processes
+from carclf.train.engine import Engine
 
 STAGES = (("head", 1, 1e-2, 32), ("all", 2, 1e-3, 32))
 
@@ -28,18 +28,18 @@ def load(photos: str, cache: str):
 
 
 def gradient(data, micro_batch: int, accumulate: int = 2, dtype: torch.dtype = torch.float32) -> dict:
-    """Loss and gradient of one window; BatchNorm in eval, where it does not see the batch's size."""
-    changes = {"head": "linear", "class_weight": "inverse", "mixup": 0.4}
+    """Loss and gradient of one batch; BatchNorm in eval does not see the micro-batches."""
+    changes = {"head": "linear", "class_weight": "inverse"}
     settings = recipe(stages=STAGES[1:], micro_batch=micro_batch, accumulate=accumulate, **changes)
     engine = Engine(settings, Dataset.of(*data, settings.class_weight), Processes.join("cpu", "float32"))
     engine.begin(0)
     engine.model.eval().to(dtype).register_forward_pre_hook(lambda _, x: (x[0].to(dtype),))
-    loss = engine._gradient(engine.windows(0)[0])
+    loss = engine._gradient(engine.batches(0)[0])
     return {"loss": torch.tensor(loss), "gradient": torch.cat([p.grad.flatten() for p in engine.model.parameters()])}
 
 
 def interrupted(data, out: Path) -> carclf.Run:
-    """A run that is stopped within an epoch and goes on."""
+    """A run that is stopped within an epoch and resumed."""
     step, calls = Engine.step, []
 
     def stop(self, *arguments):

@@ -1,0 +1,1 @@
+"""Folder of photos -> manifest, split, cached pixels. Must not know models, training or metrics."""

@@ -1,0 +1,137 @@
+"""What drives on this street? Shares of brands among unlabelled photos, corrected for the classifier's confusions.
+
+Counting predictions is biased: a brand that is often mistaken for another is counted too rarely, and brands that were
+common (or weighed more) in training are named too often. So the probabilities are first calibrated on valid, whose
+shares are known, by one bias a brand; then expectation-maximisation finds the shares that make the new photos most
+likely (Saerens et al. 2002; with the bias, Alexandari et al. 2020). This assumes that photos of a brand look the same
+on the street as in valid. Brands that the model does not know get no share.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import minimize
+from scipy.special import logsumexp, softmax
+from tqdm.auto import tqdm
+
+RIDGE = 0.5  # photos' worth of doubt about each bias: a brand with three photos in valid does not get a wild one
+STEPS, CLOSE = 2_000, 1e-7  # of expectation-maximisation: at most, and the change of a share at which it stops
+
+
+def shares_on(classifier: Any, valid: pd.DataFrame, photos: Any, seed: int = 0, n_boot: int = 200) -> pd.DataFrame:
+    """`brand_shares` of a classifier's answers; it returns, and raises, the same.
+
+    Parameters
+    ----------
+    classifier : Classifier, or any object with its `score`, `softmax` and `classes`
+    valid : rows of the run's split.csv that are marked valid
+    photos : as for `Classifier.predict`; if a manifest names vehicles, each counts as one
+    """
+
+    def answers(photos: Any) -> tuple[pd.DataFrame, np.ndarray]:
+        scores = classifier.score(photos)
+        read = scores.table.predicted.notna().to_numpy()
+        return scores.table[read], classifier.softmax(scores.logits[read])
+
+    known, known_p = answers(valid[valid.brand.isin(classifier.classes) & valid.problem.isna()])
+    street, p = answers(photos)
+    vehicles = street.vehicle.tolist() if "vehicle" in street else None
+    return brand_shares(known_p, known.brand.tolist(), p, classifier.classes, vehicles, seed, n_boot)
+
+
+def brand_shares(
+    valid_probabilities: np.ndarray,
+    valid_brands: list[str],
+    probabilities: np.ndarray,
+    classes: list[str],
+    vehicles: list[str] | None = None,
+    seed: int = 0,
+    n_boot: int = 200,
+) -> pd.DataFrame:
+    """Shares of the brands among photos of unknown brands. NaN, and brands that are not classes, are refused.
+
+    Parameters
+    ----------
+    valid_probabilities : float [M, n_classes], rows sum to 1, of photos that the model was not trained on
+    valid_brands : list of M str, all of them among `classes`
+    probabilities : float [N, n_classes], of the photos in question
+    classes : brands in the order of the columns
+    vehicles : list of N str; photos of one vehicle are drawn together, and each vehicle counts as one
+    n_boot : number of resamples, of the photos and of valid, for the intervals
+
+    Returns
+    -------
+    DataFrame indexed by brand, largest share first
+        ``counted`` (share of the predictions), ``corrected``, and its 95 % percentile interval, ``low`` to ``high``:
+        shares in 0..1 of the photos, or of the vehicles if they are given.
+    """
+    strange = sorted(set(valid_brands) - set(classes))
+    if strange:
+        raise ValueError(f"valid holds brands that the model does not know: {', '.join(strange)}; leave them out")
+    log_valid, log_p = _logs(valid_probabilities, "valid"), _logs(probabilities, "the photos in question")
+    labels = pd.Index(classes).get_indexer(valid_brands)
+    weights, of_vehicle = _vehicle_weights(vehicles, len(log_p))
+    counted = np.bincount(log_p.argmax(1), weights, len(classes))
+    bias, prior = _fit_bias(log_valid, labels, np.ones(len(labels)))
+    corrected = _shares(log_p, bias, prior, weights)
+    rng, draws, n_vehicles = np.random.default_rng(seed), [], of_vehicle.max() + 1
+    for _ in tqdm(range(n_boot), "shares", unit="resample", leave=False):
+        valid = rng.multinomial(len(labels), np.full(len(labels), 1 / len(labels)))
+        street = rng.multinomial(n_vehicles, np.full(n_vehicles, 1 / n_vehicles))
+        drawn = weights * street[of_vehicle]
+        draws.append(_shares(log_p, *_fit_bias(log_valid, labels, valid, bias), drawn / drawn.sum()))
+    low, high = np.quantile(draws, [0.025, 0.975], axis=0) if draws else (corrected, corrected)
+    table = pd.DataFrame({"counted": counted, "corrected": corrected, "low": low, "high": high})
+    return table.set_index(pd.Index(classes, name="brand")).sort_values("corrected", ascending=False, kind="stable")
+
+
+def _logs(probabilities: np.ndarray, whose: str) -> np.ndarray:
+    """Logarithms of probabilities; raises ValueError if there are none, or NaN."""
+    if not len(probabilities) or not np.isfinite(probabilities).all():
+        raise ValueError(f"the probabilities of {whose} are empty or not finite; leave out photos that cannot be read")
+    return np.log(np.clip(probabilities, 1e-12, None))
+
+
+def _vehicle_weights(vehicles: list[str] | None, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weight of each photo, summing to 1, and the number of its vehicle."""
+    if vehicles is None:
+        return np.full(n, 1 / n), np.arange(n)
+    of_vehicle = pd.factorize(np.asarray(vehicles, object))[0]
+    each = np.bincount(of_vehicle)
+    return 1 / each[of_vehicle] / len(each), of_vehicle
+
+
+def _fit_bias(
+    log_p: np.ndarray, labels: np.ndarray, weights: np.ndarray, start: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The bias of each brand that makes the labels of valid most likely, and the brands' shares in valid."""
+    # At the optimum the mean probability of each brand is its share: what expectation-maximisation starts from.
+    n, total = log_p.shape[1], weights.sum()
+    counts = np.bincount(labels, weights, n)
+    prior = (counts + RIDGE) / (total + RIDGE * n)
+
+    def loss(bias: np.ndarray) -> tuple[float, np.ndarray]:
+        z = log_p + bias
+        likelihood = weights @ (z[np.arange(len(labels)), labels] - logsumexp(z, axis=1))
+        gradient = counts - weights @ softmax(z, axis=1)
+        return (RIDGE * bias @ bias / 2 - likelihood) / total, (RIDGE * bias - gradient) / total
+
+    found = minimize(loss, np.zeros(n) if start is None else start, jac=True, method="L-BFGS-B")
+    return found.x, prior
+
+
+def _shares(log_p: np.ndarray, bias: np.ndarray, prior: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Shares [n_classes] under which the photos are most likely."""
+    used = weights > 0
+    likelihood = softmax(log_p[used] + bias, axis=1) / prior  # of the photo under each brand, up to a factor a photo
+    shares = prior.copy()
+    for _ in range(STEPS):
+        joint = likelihood * shares
+        new = weights[used] @ (joint / joint.sum(1, keepdims=True))
+        if np.abs(new - shares).max() < CLOSE:
+            break
+        shares = new
+    return new

@@ -1,0 +1,30 @@
+"""Tables -> matplotlib Axes and Figures. Must not know torch, models or training."""
+
+# ruff: noqa: F401 - the names below are for users
+
+from carclf.plot.evaluation import (
+    brand_scores,
+    brand_shares,
+    confusion_matrix,
+    confusion_zoom,
+    reliability,
+    risk_coverage,
+    threshold_curve,
+)
+from carclf.plot.photos import (
+    confused_page,
+    duplicates_page,
+    overlay_page,
+    photo_grid,
+    prediction_page,
+    sample_photos,
+)
+from carclf.plot.training import (
+    brand_counts,
+    photo_sizes,
+    range_test,
+    split_counts,
+    split_scores,
+    training_curves,
+    training_steps,
+)

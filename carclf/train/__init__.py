@@ -1,0 +1,1 @@
+"""Recipe -> run: a trained model and its records. Must not know plots or reports."""

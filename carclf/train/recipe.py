@@ -1,0 +1,205 @@
+"""Every setting of a training, in two frozen dataclasses that are saved with the run; recipes by name."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from carclf.deprecated import renamed_arguments
+from carclf.files import write_text
+from carclf.model import device
+from carclf.train.loss import CLASS_WEIGHTS
+
+T = TypeVar("T")
+FILE = "recipe.json"
+PRECISIONS = ("auto", *device.PRECISIONS)
+RANGES = (  # setting, smallest, largest
+    ("label_smoothing", 0, 0.9),
+    ("head_views", 0, 1000),
+    ("weight_decay", 0, 10),
+    ("layer_decay", 0.01, 1),
+    ("clip_grad", 0, 1e6),
+    ("ema", 0, 0.99999),
+)
+# Settings of version 0.1.
+RENAMED = {"clip_norm": "clip_grad", "block_decay": "layer_decay"}
+REMOVED = {"mixup": 0, "cutmix": 0, "sampler": "shuffle", "logit_adjustment": 0}  # and the value that did nothing
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Some epochs with one OneCycle."""
+
+    unfreeze: str  # "head", "all", or the lowest block that trains, as `carclf.model.backbones.blocks` names it
+    epochs: int
+    max_lr: float  # peak of the OneCycle, for the head; earlier blocks may have less, see Recipe.layer_decay
+    size: int  # side of the training photos in pixels
+
+    @classmethod
+    def of(cls, stage: Stage | dict | list | tuple) -> Stage:
+        """A stage from a dict (recipe.json), or from its four values (notebooks)."""
+        if isinstance(stage, Stage):
+            return stage
+        return cls(**stage) if isinstance(stage, dict) else cls(*stage)
+
+
+def current_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """A recipe's settings by their current names, without removed ones that had no effect."""
+    return {RENAMED.get(k, k): v for k, v in settings.items() if k not in REMOVED or v != REMOVED[k]}
+
+
+def _accepting_old_settings(recipe: type[T]) -> type[T]:
+    """Class decorator: settings of version 0.1 are renamed or dropped, with a warning."""
+    init: Callable[..., None] = recipe.__init__
+
+    @renamed_arguments(**RENAMED)
+    @functools.wraps(init)
+    def tolerant(self: T, *args: Any, **settings: Any) -> None:
+        settings = current_settings(settings)
+        for name in REMOVED.keys() & settings.keys():
+            message = f"{name}={settings.pop(name)!r} is ignored: this setting was removed"
+            warnings.warn(f"{message} because it lost points (docs/results.md)", stacklevel=3)
+        init(self, *args, **settings)
+
+    recipe.__init__ = tolerant  # type: ignore[method-assign]
+    return recipe
+
+
+@_accepting_old_settings
+@dataclass(frozen=True)
+class Recipe:
+    """Every setting of a training; saved with the run, so `fit(Recipe.load(run), …)` repeats it.
+
+    Class weights raise the recall of rare brands, at the price of accuracy and of confidences that no longer are the
+    chances on photos distributed like train; "none" keeps them.
+    """
+
+    backbone: str = "efficientnet_lite0"
+    stages: tuple[Stage, ...] = (
+        Stage("head", 1, 3e-3, 112),
+        Stage("blocks.5", 1, 1e-3, 112),
+        Stage("all", 9, 1e-3, 128),
+        Stage("all", 3, 5e-4, 160),
+    )
+    micro_batch: int = 32  # photos that a process holds in memory at once
+    accumulate: int = 1  # micro-batches per optimizer step, over all processes
+    # Target
+    class_weight: str = "none"  # of the loss: none, inverse_sqrt, inverse or effective_number
+    label_smoothing: float = 0.1  # share of the target spread evenly over all brands
+    # Regularisation
+    augment: dict = field(default_factory=dict)  # strengths that differ from carclf.Augment's defaults
+    head_views: int = 2  # random views of each photo that take turns while only the head trains; 0: always a new one
+    weight_decay: float = 0.05  # of AdamW; norms and biases are spared
+    # Optimization
+    layer_decay: float = 1.0  # a block's lr is this times the lr of the block above it
+    clip_grad: float = 1.0  # largest Euclidean norm of the gradient over all parameters; 0 switches it off
+    ema: float = 0.0  # decay per step of the weights' moving average, which then is the model; 0 switches it off
+    # Start and hardware
+    head: str | None = None  # "linear" or "mlp"; None is the backbone's default
+    weights: str | None = "imagenet"  # or the path of a state dict; None is random, for tests
+    device: str = "auto"
+    precision: str = "auto"  # float32, bfloat16 or float16; "auto" is the one that the device is fast in
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        stages = tuple(Stage.of(s) for s in self.stages)
+        object.__setattr__(self, "stages", stages)  # the documented way to normalise a frozen dataclass
+        if not stages:
+            raise ValueError("a recipe needs at least one stage, such as ('all', 5, 1e-3, 128)")
+        if self.micro_batch < 3 or self.accumulate < 1:  # from 3 on, dividing evenly leaves no photo alone
+            raise ValueError("micro_batch must be at least 3 (BatchNorm needs two photos) and accumulate at least 1")
+        if any(s.epochs < 1 or s.size < 32 or not 0 < s.max_lr < float("inf") for s in stages):
+            raise ValueError("every stage needs at least 1 epoch, a positive max_lr and photos of at least 32 pixels")
+        for name, choices in (("class_weight", CLASS_WEIGHTS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be one of: {', '.join(choices)}")
+        for name, low, high in RANGES:
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name}={getattr(self, name)} must lie between {low:g} and {high:g}")
+
+    @classmethod
+    def from_dict(cls, settings: dict[str, Any]) -> Recipe:
+        """A recipe from the dict in a recipe.json or a model's card, also one written by version 0.1.
+
+        Renamed settings give a DeprecationWarning; removed ones are ignored, with a warning if they had an effect.
+        """
+        return cls(**settings)
+
+    @classmethod
+    def load(cls, run: str | os.PathLike) -> Recipe:
+        """The recipe in a run's folder, by `from_dict`; raises ValueError if there is none that can be read."""
+        path = Path(run) / FILE
+        try:
+            return cls.from_dict(json.loads(path.read_text("utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise ValueError(f"{path} is not a recipe of this version ({error}); give the folder of a run") from error
+
+    def save(self, run: Path) -> None:
+        """Write recipe.json into a run's folder."""
+        write_text(run / FILE, json.dumps(asdict(self), indent=1))
+
+
+# By name, for `carclf train DIR --recipe NAME`; docs/results.md has what was measured.
+RECIPES = {
+    # 14 epochs at up to 160 pixels: a first answer.
+    "quick": Recipe(),
+    # For the shipped model: 46 epochs at up to 256 pixels. In a short training this strong
+    # augmentation lost points on known models and gained some on photos from other sources.
+    "thorough": Recipe(
+        stages=(
+            Stage("head", 1, 3e-3, 128),
+            Stage("blocks.2", 12, 1e-3, 128),
+            Stage("blocks.2", 11, 7e-4, 160),
+            Stage("blocks.2", 7, 4e-4, 192),
+            Stage("blocks.2", 5, 2e-4, 224),
+            Stage("blocks.2", 10, 3e-4, 256),
+        ),
+        label_smoothing=0.05,
+        augment={
+            "rotate": 8.0,
+            "zoom_in": 0.4,
+            "zoom_out": 0.5,
+            "aspect": 0.25,
+            "erase": 0.3,
+            "erase_area": 0.25,
+            "brightness": 0.4,
+            "contrast": 0.4,
+            "saturation": 0.5,
+            "hue": 0.03,
+            "grey": 0.1,
+            "blur": 0.7,
+        },
+    ),
+    # For a graphics card with 4 GB; its head has three layers. Not run with pretrained weights yet.
+    "resnet50": Recipe(
+        backbone="resnet50",
+        stages=(
+            Stage("head", 2, 3e-3, 160),
+            Stage("layer4", 4, 5e-4, 160),
+            Stage("layer2", 8, 3e-4, 192),
+            Stage("layer2", 4, 1e-4, 224),
+        ),
+        micro_batch=16,
+        accumulate=4,
+        class_weight="inverse_sqrt",
+    ),
+    # A stronger network from timm, for a card with 8 GB, or patience. Not run with pretrained weights yet.
+    "convnext": Recipe(
+        backbone="convnext_tiny.in12k_ft_in1k",
+        stages=(
+            Stage("head", 2, 1e-3, 160),
+            Stage("all", 10, 2e-4, 192),
+            Stage("all", 4, 5e-5, 224),
+        ),
+        micro_batch=16,
+        accumulate=4,
+        class_weight="inverse_sqrt",
+        layer_decay=0.7,
+    ),
+}

@@ -1,0 +1,250 @@
+"""The folder of a run: the checkpoint it resumes from, and the records it leaves for people."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from accelerate import PartialState
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, filter_trackers
+
+from carclf.files import write_text, writing
+from carclf.model.classifier import Classifier
+from carclf.model.weights import read_tensors, write_tensors
+from carclf.train.distributed import Processes
+from carclf.train.recipe import Recipe, current_settings
+
+FILE = "checkpoint.safetensors"
+FACTS = ("identity", "stage", "epoch", "step", "history")
+ENGINE_FACTS = ("scaler", "updates", "micro_batch")
+TRACE = ("stage", "epoch", "photos", "lr", "loss")
+RENAMED = {"rate": "lr", "first_rate": "first_lr", "last_rate": "last_lr"}  # columns of version 0.1
+PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "pillow")
+SAVE_SECONDS = 120  # a killed run loses no more than this of an epoch
+
+
+@dataclass(frozen=True)
+class Run:
+    """What `fit` returns, and what `Run.load` finds in a run's folder, even if the run was interrupted.
+
+    Attributes
+    ----------
+    folder : Path with model/, history.csv, steps.csv, recipe.json, split.csv and environment.json
+    history : DataFrame, a row per epoch
+    steps : DataFrame, a row per optimizer step, as `steps_table` gives it
+    classifier : Classifier of the epoch with the best accuracy on valid
+    """
+
+    folder: Path
+    history: pd.DataFrame
+    steps: pd.DataFrame
+    classifier: Classifier
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike, device: str = "auto") -> Run:
+        """Open a run; raises FileNotFoundError if no epoch of it has finished yet."""
+        folder = Path(folder)
+        classifier = Classifier.load(folder / "model", device)
+        history, steps = (pd.read_csv(folder / f"{name}.csv").rename(columns=RENAMED) for name in ("history", "steps"))
+        return cls(folder, history, steps, classifier)
+
+
+@dataclass
+class State:
+    """How far a training is.
+
+    Attributes
+    ----------
+    identity : recipe, classes and data; a run resumes only if they are the same
+    stage, epoch, step : the next optimizer step, from 0; epochs count within the stage, steps within the epoch
+    history : a dict per epoch
+    trace : a tuple (stage, epoch, photos, lr, loss) per optimizer step
+    engine : `Engine.state_dict()` of the checkpoint, or None at the start of a run
+    """
+
+    identity: dict
+    stage: int = 0
+    epoch: int = 0
+    step: int = 0
+    history: list[dict] = field(default_factory=list)
+    trace: list[tuple] = field(default_factory=list)
+    engine: dict | None = None
+
+
+class Records:
+    """The files of a run. Only the main process writes them."""
+
+    def __init__(self, out: Path, recipe: Recipe, processes: Processes):
+        self.out, self.recipe, self.processes = out, recipe, processes
+        self.trackers: list[GeneralTracker] = []
+        self.saved = time.monotonic()
+
+    def resume(self, identity: dict) -> State:
+        """The state of the last checkpoint, or a new one if there is none.
+
+        Raises
+        ------
+        ValueError
+            If the run has another recipe, other classes or other data, naming the difference; or if the checkpoint
+            cannot be read.
+        """
+        path = self.out / FILE
+        if not path.exists():
+            return State(identity)
+        try:
+            tensors, metadata = read_tensors(path)
+            facts = json.loads(metadata["state"])
+            old = facts["identity"]
+            changed = differences(old | {"recipe": current_settings(old["recipe"])}, identity)
+            trace = [tuple(row) for row in tensors.pop("trace").tolist()]
+            history = [{RENAMED.get(k, k): v for k, v in row.items()} for row in facts["history"]]
+            engine = {name: facts[name] for name in ENGINE_FACTS}
+            groups = facts["param_groups"]
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"cannot resume from {path} ({error}); delete it to start over") from error
+        if changed:
+            raise ValueError(
+                f"{self.out} holds a run with other settings ({'; '.join(changed)}); "
+                "use another folder, or delete this one to start over"
+            )
+        parts: dict[str, dict] = {"model": {}, "average": {}}
+        slots: dict[int, dict] = {}
+        for key, value in tensors.items():
+            part, name = key.split(".", 1)
+            if part == "optimizer":
+                number, name = name.split(".", 1)
+                slots.setdefault(int(number), {})[name] = value
+            else:
+                parts[part][name] = value
+        engine |= parts | {"optimizer": {"state": slots, "param_groups": groups}}
+        return State(identity, facts["stage"], facts["epoch"], facts["step"], history, trace, engine)
+
+    def begin(self, manifest: pd.DataFrame, left_out: pd.DataFrame, state: State, log_with: str | None) -> None:
+        """Write what is known before the first step, and start the trackers."""
+        if not self.processes.is_main:
+            return
+        self.trackers = _trackers(log_with, self.out, self.recipe) if log_with else []
+        with writing(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+        self._write_table("split", manifest)
+        self._write_table("left_out", left_out)
+        self.recipe.save(self.out)
+        calls = self.out / "environment.json"
+        earlier = json.loads(calls.read_text("utf-8")) if state.engine and calls.exists() else []
+        write_text(calls, json.dumps([*earlier, _environment(self.recipe, self.processes, state)], indent=1))
+
+    def is_due(self) -> bool:
+        """Whether the last checkpoint is old enough for another one within the epoch."""
+        return time.monotonic() - self.saved > SAVE_SECONDS
+
+    def save(self, state: State, engine: dict) -> None:
+        """Replace the checkpoint atomically with this state and `Engine.state_dict()`, and write the tables."""
+        self.saved = time.monotonic()
+        if not self.processes.is_main:
+            return
+        optimizer = engine["optimizer"]
+        tensors = {f"{part}.{k}": v for part in ("model", "average") for k, v in engine[part].items()}
+        tensors |= {f"optimizer.{i}.{k}": v for i, slot in optimizer["state"].items() for k, v in slot.items()}
+        tensors["trace"] = torch.tensor(state.trace, dtype=torch.float64)
+        facts = {name: getattr(state, name) for name in FACTS} | {name: engine[name] for name in ENGINE_FACTS}
+        facts["param_groups"] = optimizer["param_groups"]
+        write_tensors(self.out / FILE, tensors, {"state": json.dumps(facts)})
+        self._write_table("history", pd.DataFrame(state.history))
+        self._write_table("steps", steps_table(state.trace))
+
+    def log(self, row: dict, updates: int) -> None:
+        """Pass an epoch's numbers to the trackers."""
+        for tracker in self.trackers:
+            tracker.log({k: v for k, v in row.items() if not isinstance(v, str)}, step=updates)
+
+    def finish(self) -> None:
+        """Close the trackers."""
+        for tracker in self.trackers:
+            tracker.finish()
+
+    def _write_table(self, name: str, table: pd.DataFrame) -> None:
+        write_text(self.out / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+
+
+def steps_table(trace: list[tuple]) -> pd.DataFrame:
+    """A row per optimizer step: stage and epoch (both from 0), photos, lr (of the head), loss."""
+    return pd.DataFrame(trace, columns=list(TRACE)).astype({name: int for name in TRACE[:3]})
+
+
+def digest(text: str) -> str:
+    """Short fingerprint of a text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Readable list of what differs between two nested dicts."""
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key, "not in this version")
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a == b:
+            continue
+        elif key == "classes" and a:
+            gone, added = sorted(set(a) - set(b)), sorted(set(b) - set(a))
+            found.append(f"classes: no longer {', '.join(gone) or 'none'}, new {', '.join(added) or 'none'}")
+        elif key == "data":
+            found.append("the photos or their split have changed")
+        else:
+            found.append(f"{prefix}{key}: was {a}, now {b}")
+    return found
+
+
+def _environment(recipe: Recipe, processes: Processes, state: State) -> dict:
+    """What a result depends on, besides the recipe."""
+    return {
+        "began": time.strftime("%Y-%m-%d %H:%M:%S%z"),
+        "from": {"stage": state.stage, "epoch": state.epoch, "step": state.step},
+        "seed": recipe.seed,
+        "data": state.identity["data"],
+        "git": git_revision(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "versions": {name: version(name) for name in PACKAGES},
+        "hardware": processes.device.describe(),
+        "precision": str(processes.device.dtype).removeprefix("torch."),
+        "processes": processes.count,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def git_revision() -> str | None:
+    """The commit of this code, with "+" if files have changed since; None outside a checkout."""
+    git = ["git", "-C", os.fspath(Path(__file__).parent)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + "+" * bool(changed.stdout.strip())
+
+
+def _trackers(log_with: str, out: Path, recipe: Recipe) -> list[GeneralTracker]:
+    """Accelerate's trackers of this name, such as "tensorboard"; they write into the run's folder."""
+    PartialState()  # they ask it whether this is the main process
+    kinds = [LOGGER_TYPE_TO_CLASS[str(kind)] for kind in filter_trackers(log_with, out)]
+    if not kinds:
+        raise ValueError(f"log_with={log_with!r} is not installed; pip install {log_with}, or leave log_with out")
+    folder = {"logging_dir": out}
+    trackers = [kind(out.name, **(folder if kind.requires_logging_directory else {})) for kind in kinds]
+    settings = {k: v if isinstance(v, (int, float, str)) else json.dumps(v) for k, v in asdict(recipe).items()}
+    for tracker in trackers:
+        if hasattr(tracker, "start"):  # older versions start when they are made
+            tracker.start()
+        tracker.store_init_configuration(settings)
+    return trackers

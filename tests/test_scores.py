@@ -1,0 +1,255 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binomtest
+from sklearn import metrics as reference
+from tables import make_predictions, predictions_of
+
+from carclf.metrics import scores
+from carclf.metrics.scores import brand_report, compute_metrics, confused_pairs, confusion, metrics_table, ordered
+
+BRANDS = ["Audi", "BMW", "Citroën", "Ford", "Kia", "Mercedes-Benz"]
+
+
+def table(rows, **columns):
+    """Predictions from rows of (brand, predicted, confidence)."""
+    brand, predicted, confidence = zip(*rows, strict=True)
+    return predictions_of(brand, predicted, confidence, **columns)
+
+
+@pytest.fixture(params=range(5))
+def predictions(request):
+    """Random predictions of 400 photos over 6 brands, the last brand never predicted."""
+    random = np.random.default_rng(request.param)
+    truth = random.integers(0, 6, 400)
+    p = random.random((400, 6)) + np.eye(6)[truth] * 0.4
+    p[:, 5] = 0
+    p /= p.sum(axis=1, keepdims=True)
+    brands, order = np.array(BRANDS, object), np.argsort(-p, axis=1)[:, :3]  # three of six, so that some photos miss
+    top5 = [{BRANDS[i]: float(row[i]) for i in best} for best, row in zip(order, p, strict=True)]
+    return predictions_of(brands[truth], brands[order[:, 0]], p.max(axis=1)).assign(top5=top5)
+
+
+def test_scores_equal_scikit_learn(predictions):
+    found = compute_metrics(predictions)
+    truth, said = predictions["brand"], predictions["predicted"]
+    in_top = [brand in top for brand, top in zip(truth, predictions["top5"], strict=True)]
+    expected = {
+        "accuracy": reference.accuracy_score(truth, said),
+        "macro_recall": reference.recall_score(truth, said, average="macro"),
+        "macro_f1": reference.f1_score(truth, said, average="macro"),
+        "top5_accuracy": np.mean(in_top),
+        "mean_confidence": predictions["confidence"].mean(),
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected)
+    assert found["accuracy_low"] < found["accuracy"] < found["accuracy_high"]
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_every_photo_is_counted_once():
+    known = [("Audi", "Audi", 0.9), ("BMW", "Audi", 0.8)]
+    other = [("Tucker", "Audi", 0.7), (None, "BMW", 0.6)]
+    unreadable = [("Audi", None, np.nan), (None, None, np.nan), ("Tucker", None, np.nan)]
+    predictions = table([*known, *other, *unreadable])
+    found = compute_metrics(predictions, classes=["Audi", "BMW"])
+    counts = {name: found[name] for name in ("n", "unreadable", "unlabelled", "unknown_brand")}
+    assert counts == {"n": 2, "unreadable": 3, "unlabelled": 1, "unknown_brand": 1}
+    assert found["accuracy"] == 0.5
+    assert compute_metrics(predictions)["accuracy"] == pytest.approx(1 / 3)  # without classes no brand is unknown
+
+
+def test_a_table_is_scored_once(predictions):
+    before = predictions.copy(deep=True)
+    once = scores.scored(predictions)
+    assert scores.scored(once) is once
+    assert scores.scored(once, ["Lada"]) is once
+    metrics = scores.photo_counts(predictions, once) | scores.photo_scores(once)
+    assert list(metrics.items()) == list(compute_metrics(predictions).items())
+    for metric in brand_report, confusion, confused_pairs:
+        pd.testing.assert_frame_equal(metric(once), metric(predictions))
+    compute_metrics(predictions, classes=BRANDS)
+    pd.testing.assert_frame_equal(predictions, before)
+    pd.testing.assert_frame_equal(once, scores.scored(before))
+
+
+@pytest.mark.parametrize(
+    "vehicle, vehicles", [(np.nan, 4), (["a", "a", None, None], 3), (["a", "a", "b", "b"], 2), (None, 4)]
+)
+def test_a_photo_without_vehicle_is_its_own(vehicle, vehicles):
+    rows = [("Audi", "Audi", 0.9)] * 4
+    assert compute_metrics(table(rows, vehicle=vehicle))["vehicles"] == vehicles
+    assert brand_report(table(rows, vehicle=vehicle))["vehicles"].tolist() == [vehicles]
+    assert compute_metrics(table(rows))["vehicles"] == 4
+
+
+def test_intervals_are_the_bootstrap_over_vehicles():
+    """Against a written-out bootstrap that passes the photos of the vehicles drawn to scikit-learn."""
+    random, brands = np.random.default_rng(0), np.array(BRANDS, object)
+    sizes = random.integers(1, 9, 60)
+    vehicles = np.repeat(np.arange(60), sizes)
+    truth = brands[np.repeat(random.integers(0, 3, 60), sizes)]
+    said = np.where(random.random(len(truth)) < 0.7, truth, brands[random.integers(0, 4, len(truth))])
+    photos = [np.flatnonzero(vehicles == v) for v in range(60)]
+    draws = [np.concatenate([photos[v] for v in random.integers(0, 60, 60)]) for _ in range(400)]
+    shown = {"labels": BRANDS[:3], "average": "macro"}
+    drawn = {
+        "accuracy": [np.mean(truth[d] == said[d]) for d in draws],
+        "macro_recall": [reference.recall_score(truth[d], said[d], **shown) for d in draws],
+        "macro_f1": [reference.f1_score(truth[d], said[d], **shown) for d in draws],
+    }
+    found = compute_metrics(predictions_of(truth, said, vehicle=vehicles.astype(str)), n_boot=4000)
+    for name, values in drawn.items():
+        expected = np.quantile(values, [0.025, 0.975])
+        assert [found[f"{name}_low"], found[f"{name}_high"]] == pytest.approx(expected, abs=0.025), name
+
+
+def test_interval_is_wider_if_siblings_agree():
+    rows = [("Audi", "Audi" if i % 3 else "BMW", 0.9) for i in range(60) for _ in range(10)]
+    vehicles = {"alone": None, "together": [str(i // 10) for i in range(600)]}
+    found = {name: compute_metrics(table(rows, vehicle=vehicle)) for name, vehicle in vehicles.items()}
+    width = {name: one["accuracy_high"] - one["accuracy_low"] for name, one in found.items()}
+    assert width["together"] == pytest.approx(np.sqrt(10) * width["alone"], rel=0.15)
+
+
+def test_intervals_depend_on_the_seed_and_not_on_the_order_of_rows(predictions):
+    predictions = predictions.assign(vehicle=[str(i // 3) for i in range(400)])
+    found = compute_metrics(predictions, seed=1)
+    assert compute_metrics(predictions, seed=1) == found != compute_metrics(predictions, seed=2)
+    assert compute_metrics(predictions.sample(frac=1, random_state=1), seed=1) == pytest.approx(found)
+
+
+@pytest.mark.parametrize(
+    "said, n, low, high", [("Audi", 20, 0.025 ** (1 / 20), 1), ("BMW", 20, 0, 1 - 0.025 ** (1 / 20)), ("Audi", 1, 0, 1)]
+)
+def test_no_error_seen_is_not_no_error_possible(said, n, low, high):
+    found = compute_metrics(table([("Audi", said, 0.9)] * n))
+    for name in ("accuracy", "macro_recall"):
+        assert (found[f"{name}_low"], found[f"{name}_high"]) == pytest.approx((low, high))
+
+
+def test_a_mean_over_brands_is_as_sure_as_its_rare_brands():
+    found = compute_metrics(table([("Audi", "Audi", 0.9)] * 98 + [("BMW", "BMW", 0.9)] * 2))
+    assert found["accuracy_low"] == pytest.approx(0.025 ** (1 / 100))
+    assert found["macro_recall_low"] == pytest.approx(0.025 ** (1 / (4 / (1 / 98 + 1 / 2))))
+
+
+def test_tables_that_cannot_be_scored_are_refused():
+    predictions = table([(None, "BMW", 0.6), ("Audi", None, np.nan)])
+    with pytest.raises(ValueError, match=r"none of the 2 predictions can be scored.*its file name gives a brand"):
+        compute_metrics(predictions)
+    for empty in predictions.head(0), scores.scored(table([("Audi", "Audi", 0.9)])).head(0):
+        with pytest.raises(ValueError, match="none of the 0 predictions"):
+            compute_metrics(empty)
+    with pytest.raises(ValueError, match=r"that classes does not list: Kia, Lada.*Pass the classes"):
+        compute_metrics(table([("Audi", "Lada", 0.9), ("Audi", "Kia", 0.9)]), classes=["Audi"])
+    for confidence in 1.5, -0.1, np.nan:
+        with pytest.raises(ValueError, match=r"1.jpg: confidence is .*0\.\.1.*Predict these photos again"):
+            compute_metrics(table([("Audi", "Audi", 0.9), ("Audi", "Audi", confidence)]))
+
+
+def test_brand_report_equals_scikit_learn(predictions):
+    report = brand_report(predictions)
+    truth, said = predictions["brand"], predictions["predicted"]
+    expected = reference.classification_report(truth, said, output_dict=True, zero_division=np.nan)
+    assert list(report.index) == BRANDS
+    for brand in BRANDS:
+        wanted = [expected[brand][name] for name in ("precision", "recall", "f1-score", "support")]
+        assert report.loc[brand, ["precision", "recall", "f1", "photos"]].tolist() == pytest.approx(wanted, nan_ok=True)
+    assert np.isnan(report.loc["Mercedes-Benz", "precision"])  # never predicted
+    assert report.loc["Mercedes-Benz", "f1"] == 0
+    for name in ("precision", "recall", "f1"):
+        known = report.dropna()
+        assert (known[f"{name}_low"] <= known[name]).all() and (known[name] <= known[f"{name}_high"]).all()
+
+
+def test_brand_intervals_are_exact_if_photos_stand_alone(predictions):
+    report = brand_report(predictions)
+    for brand in BRANDS[:5]:
+        of, said = predictions["brand"] == brand, predictions["predicted"] == brand
+        for name, photos in {"recall": of, "precision": said, "f1": of | said}.items():
+            exact = np.array(binomtest(int((of & said).sum()), int(photos.sum())).proportion_ci(method="exact"))
+            exact = 2 * exact / (1 + exact) if name == "f1" else exact
+            assert report.loc[brand, [f"{name}_low", f"{name}_high"]].tolist() == pytest.approx(exact.tolist())
+
+
+def test_brand_intervals_count_vehicles():
+    alone = brand_report(table([("Audi", "Audi", 0.9)] * 5))
+    together = brand_report(table([("Audi", "Audi", 0.9)] * 30, vehicle=[str(i % 5) for i in range(30)]))
+    ends = ["recall_low", "recall_high", "precision_low", "precision_high", "f1_low", "f1_high"]
+    assert together[ends].to_numpy() == pytest.approx(alone[ends].to_numpy())
+    assert together.loc["Audi", ["photos", "vehicles"]].tolist() == [30, 5]
+
+
+def test_a_brand_never_predicted_has_no_precision_and_no_interval_of_it():
+    report = brand_report(table([("Audi", "BMW", 0.9), ("BMW", "BMW", 0.9)]))
+    assert report.loc["Audi", ["precision", "precision_low", "precision_high"]].isna().all()
+    assert report.loc["Audi", ["recall_low", "recall_high"]].tolist() == pytest.approx([0, 0.975])  # one photo
+
+
+def test_confusion_counts_pairs(predictions):
+    counts = confusion(predictions)
+    assert (counts.index.name, counts.columns.name) == ("brand", "predicted")
+    assert list(counts.index) == list(counts.columns) == BRANDS
+    assert (
+        counts.to_numpy().tolist()
+        == reference.confusion_matrix(predictions["brand"], predictions["predicted"]).tolist()
+    )
+    counts = confusion(table([("Ford", "Audi", 0.9), ("Lada", "Audi", 0.9)]), ["Kia", "Ford", "Audi"])
+    assert list(counts.index) == list(counts.columns) == ["Kia", "Ford", "Audi"]  # the order of classes
+    assert counts.to_numpy().tolist() == [[0, 0, 0], [0, 0, 1], [0, 0, 0]]
+
+
+def test_ordered_brings_confused_brands_together():
+    brands = [f"{letter}{i}" for i in range(8) for letter in "ab"]  # a0 b0 a1 b1 …
+    rows = [(brand, brand, 0.9) for brand in brands for _ in range(6)]
+    rows += [(f"a{i}", f"b{(i + 3) % 8}", 0.9) for i in range(8) for _ in range(4)]  # far apart by name
+    counts = confusion(table(rows))
+    moved = ordered(counts)
+    place = {brand: i for i, brand in enumerate(moved.index)}
+    assert all(abs(place[f"a{i}"] - place[f"b{(i + 3) % 8}"]) == 1 for i in range(8))
+    assert list(moved.index) == list(moved.columns)
+    pd.testing.assert_frame_equal(moved.loc[counts.index, counts.columns], counts)
+
+
+def test_ordered_needs_one_set_of_brands():
+    counts = confusion(table([("Ford", "Audi", 0.9)]))
+    assert ordered(counts).equals(counts)
+    with pytest.raises(ValueError, match="the same brands as rows and columns"):
+        ordered(counts[["Audi"]])
+
+
+def test_confused_pairs_most_frequent_first(monkeypatch):
+    monkeypatch.setattr(scores, "owner_of", {"Audi": "VW", "Skoda": "VW"}.get)
+    rows = [("Audi", "Skoda", 0.9)] * 2 + [("Audi", "Audi", 0.9)] * 6 + [("Ford", "Kia", 0.9)] * 2
+    pairs = confused_pairs(table([*rows, ("Audi", "Kia", 0.9), (None, "Kia", 0.9)]))
+    assert pairs.to_numpy().tolist() == [
+        ["Audi", "Skoda", 2, 2 / 9, True],
+        ["Ford", "Kia", 2, 1.0, False],  # neither has an owner: that is not the same owner
+        ["Audi", "Kia", 1, 1 / 9, False],
+    ]
+    assert len(confused_pairs(table(rows), k=1)) == 1
+    none = confused_pairs(table([("Audi", "Audi", 0.9)]))
+    assert none.empty
+    assert list(none.columns) == list(pairs.columns) == ["brand", "predicted", "photos", "share", "same_owner"]
+
+
+def test_metrics_read_as_text(predictions):
+    results = compute_metrics(predictions)
+    text = metrics_table(results)["value"]
+    assert text["accuracy"].startswith(f"{results['accuracy']:.1%}, 95 % interval {results['accuracy_low']:.1%} to")
+    assert text["photos scored"] == "400, of 400 vehicles"
+    assert text["not scored"] == "unreadable: 0, unlabelled: 0, unknown brand: 0"
+    assert text["macro recall"].startswith(f"{results['macro_recall']:.1%}, 95 % interval ")
+    assert text["top5 accuracy"] == f"{results['top5_accuracy']:.1%}"
+
+
+def test_predictions_are_saved_as_csv(tmp_path):
+    predictions = make_predictions(6)
+    predictions.loc[0, ["predicted", "confidence", "top5"]] = None
+    scores.save_predictions(predictions, tmp_path / "predictions.csv")
+    saved = pd.read_csv(tmp_path / "predictions.csv")
+    assert saved["brand"].tolist() == predictions["brand"].tolist()
+    assert pd.isna(saved["top5"][0])
+    assert json.loads(saved["top5"][1]) == predictions["top5"][1]
