@@ -7,12 +7,13 @@ PY := .venv/bin/python
 demo: .venv/installed
 	$(PY) notebooks/execute.py --demo
 
+# One worker per core, and one thread per worker: more threads than cores slow torch down badly.
 test: .venv/installed
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n logical
 
 # All tests on the old torch that DirectML needs; without DirectX they use a stand-in for the device.
 test-directml: .venv-directml/installed
-	.venv-directml/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv-directml/bin/python -m pytest -n logical
 
 lint: .venv/installed
 	$(PY) -m ruff check .

@@ -1,15 +1,4 @@
-"""The command line: the same calls as in the notebooks.
-
-carclf download listing             fetch the public set of 60,000 photos into images/
-carclf scan DIR                     what a folder holds
-carclf duplicates DIR --page F      which pictures it holds more than once
-carclf cache DIR --verify           decode into the tensor cache, and check it
-carclf demo DIR                     draw the demo photos
-carclf train DIR --out RUN          train, or resume
-carclf evaluate MODEL DIR           how good a model is
-carclf predict MODEL PATH… --csv F  name the brand in photos
-carclf shares RUN PATH…             which brands drive on a street, and how often
-"""
+"""The command line, `carclf`: the same calls as in the notebooks."""
 
 from __future__ import annotations
 
@@ -24,22 +13,21 @@ from contextlib import redirect_stdout
 from dataclasses import fields, replace
 from pathlib import Path
 
+if os.environ.get("RANK", "0") != "0":  # of several processes only the first draws bars; tqdm reads this at import
+    os.environ.setdefault("TQDM_DISABLE", "1")
+
 import carclf
 from carclf.data.manifest import read_table, read_test, summary
+from carclf.model.device import pick
 from carclf.train.loss import CLASS_WEIGHTS
+from carclf.train.recipe import RENAMED
 
 OWN_OPTION = ("backbone", "weights", "micro_batch", "accumulate", "class_weight", "device", "seed")  # of a recipe
 OTHERS = [field.name for field in fields(carclf.Recipe) if field.name not in (*OWN_OPTION, "stages")]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command.
-
-    Returns
-    -------
-    int
-        Exit status: 0 on success, 1 after an error (printed in one line), 130 after Ctrl-C.
-    """
+    """Run one command; the exit status is 0, 1 after an error (printed in one line), or 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
         with warnings.catch_warnings(), redirect_stdout(sys.stdout if _is_first() else io.StringIO()):
@@ -109,6 +97,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=int)
     other = f"any other setting of the recipe, such as ema=0.999: {', '.join(OTHERS)}"
     sub.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help=other)
+    promised = "share of the accepted answers that the model promises to be correct (default: %(default)s)"
+    sub.add_argument("--accuracy", type=float, default=0.95, help=promised)
     sub.add_argument("--log-with", help="a tracker of Accelerate, such as tensorboard")
 
     sub = command(_evaluate, "compare a model's predictions with the brands in the file names")
@@ -131,9 +121,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _is_first() -> bool:
     """Whether this is the one of several processes that prints, and does what is done only once."""
-    first = os.environ.get("RANK", "0") == "0"
-    os.environ.setdefault("TQDM_DISABLE", "" if first else "1")
-    return first
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _download(options: argparse.Namespace) -> None:
@@ -179,6 +167,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     recipe = _recipe(options)
+    pick(recipe.device, recipe.precision)  # refuses a device before photos are decoded
     manifest = carclf.scan(options.dir)
     manifest = carclf.split(
         manifest, seed=recipe.seed, group_by=options.group_by, previous_split=options.previous_split
@@ -190,8 +179,8 @@ def _train(options: argparse.Namespace) -> None:
     run = carclf.fit(recipe, manifest, cache, options.out, log_with=options.log_with)
     if not _is_first():
         return
-    carclf.calibrate_on_valid(run.classifier, manifest, run.folder / "model")
-    print(run.history.to_string(index=False))
+    carclf.calibrate_on_valid(run.classifier, manifest, run.folder / "model", options.accuracy)
+    print(run.history.drop(columns=["first_lr", "last_lr"]).round(3).to_string(index=False))
     print(f"model: {run.folder / 'model'}")
 
 
@@ -219,6 +208,7 @@ def _stage(text: str) -> carclf.Stage:
 
 def _setting(text: str) -> tuple[str, object]:
     name, _, value = text.partition("=")
+    name = RENAMED.get(name, name)
     if name not in OTHERS:
         raise ValueError(f"--set {text!r} must be NAME=VALUE with one of these names: {', '.join(OTHERS)}")
     default = getattr(carclf.Recipe(), name)
@@ -236,6 +226,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.out:
         split = read_table(options.dir) if Path(options.dir).is_file() else None
         metrics = carclf.evaluate(classifier, test, options.out, split).metrics
+        print(f"carclf: wrote {Path(options.out) / 'report.html'}", file=sys.stderr)
     else:
         metrics = carclf.compute_metrics(classifier.predict(test), classes=classifier.classes)
     print(json.dumps(metrics, indent=1))
@@ -246,6 +237,7 @@ def _shares(options: argparse.Namespace) -> None:
     split = read_table(run / "split.csv")
     classifier = carclf.Classifier.load(run / "model")
     shares = carclf.metrics.shares_on(classifier, split[split.split == "valid"], options.path)
+    print("per cent of the photos, with the 95 % interval from low to high")
     print((shares[shares.high >= 0.001] * 100).round(1).to_string())
     if options.csv:
         shares.to_csv(options.csv, encoding="utf-8")

@@ -15,39 +15,11 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-COLUMNS = ["brand", "aliases", "owner", "country"]
-
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Brands that are also everyday words or only two letters, each with words that their models' names begin with.
-# They count only if the name shows that a car is meant: see _is_meant.
-EVERYDAY = {
-    "ac": _words("ace aceca cobra superblower"),
-    "alpine": _words("a110 a290 a310 a390 a424 a610 gta renault"),
-    "ds": _words("3 4 5 7 8 9 n4 n8"),
-    "eagle": _words("medallion premier summit talon vision"),
-    "force": _words("citiline cruiser gurkha one traveller trax urbania"),
-    "genesis": _words("coupe essentia g70 g80 g90 gv60 gv70 gv80 gv90 mint x"),
-    "geo": _words("metro prizm spectrum storm tracker"),
-    "gm": _words("ev1"),
-    "imperial": _words("crown lebaron"),
-    "jaguar": _words("c d e f i mark mk s x xe xf xfr xj xjr xjs xk xkr"),
-    "karma": _words("gs gse gt gyesera kaveya revero"),
-    "lotus": _words("elan eletre elise elite emeya emira esprit europa evija evora excel exige seven"),
-    "mercury": _words("capri comet cougar eight grand marauder mariner marquis milan montego mountaineer sable"),
-    "mg": _words("3 4 5 6 7 a b cyberster ehs f gt hs marvel mga mgb mgf midget one tc td tf zr zs zt"),
-    "mini": _words("aceman clubman cooper countryman coupe jcw john one paceman roadster"),
-    "ram": _words("1500 2500 3500 cv promaster rampage rebel trx"),
-    "rover": _words("25 45 75 200 400 600 800 2000 3500 metro p4 p5 p6 sd1 streetwise"),
-    "saturn": _words("astra aura ion outlook relay s sc sky sl sw vue"),
-    "seat": _words("alhambra altea arona arosa ateca cordoba exeo ibiza leon malaga marbella mii tarraco toledo"),
-    "smart": _words("brabus city crossblade eq forfour fortwo roadster"),
-    "triumph": _words("acclaim dolomite gt6 herald spitfire stag tr3 tr4 tr5 tr6 tr7 tr8 vitesse"),
-    "vector": _words("avtech m12 w2 w8 wx8"),
-}
 YEAR_LIKE_MODELS = {("BMW", "2002"), ("Peugeot", "2008")}  # models, if right after the brand
 
 _COMPANY = _words("automobile automobiles automobili automotive cars company group motor motors")
@@ -69,12 +41,13 @@ _RUN = re.compile(r"\d+|\D+")
 
 
 class Brand(NamedTuple):
-    """A row of the table: the spelling to show, other spellings, the group that owns it, its home country."""
+    """A row of the table."""
 
-    name: str
+    name: str  # the spelling to show
     aliases: tuple[str, ...]
-    owner: str | None
+    owner: str | None  # group of makers
     country: str
+    models: frozenset[str] = frozenset()  # first words of models' names, if the shortest spelling is an everyday word
 
 
 class ParsedName(NamedTuple):
@@ -127,37 +100,28 @@ def name_pattern(name: str | os.PathLike) -> str:
 
 @cache
 def brand_table() -> tuple[Brand, ...]:
-    """All known brands, sorted by name."""
-    return read_table(Path(__file__).with_name("brands.csv"))
-
-
-def read_table(path: str | os.PathLike) -> tuple[Brand, ...]:
-    """Brands of a CSV file with the columns brand, aliases (separated by ``|``), owner, country; checked row by row."""
-    with Path(path).open(encoding="utf-8", newline="") as file:
-        header, *rows = [*csv.reader(file)] or [[]]
-    if header != COLUMNS:
-        raise ValueError(f"{path}, line 1: {header} is not the header; start with {','.join(COLUMNS)}")
-    table: list[Brand] = []
-    taken = {"": "empty"}  # normalised spelling -> why it is not available
-    for line, row in enumerate(rows, start=2):
-        where = f"{path}, line {line}"
-        if len(row) != len(COLUMNS) or not row[0] or not row[3]:
-            raise ValueError(f"{where}: {row} must have four fields, with brand and country; complete it")
-        brand = Brand(row[0], tuple(row[1].split("|")) if row[1] else (), row[2] or None, row[3])
-        if table and _key(brand.name) < _key(table[-1].name):
-            raise ValueError(f"{where}: {brand.name} must precede {table[-1].name}; sort the rows by brand")
-        for name in (brand.name, *brand.aliases):
-            if (key := _key(name)) in taken:
-                raise ValueError(f"{where}: {name!r} is {taken[key]}; list each spelling once, and none empty")
-            taken[key] = f"taken by {brand.name}"
-        table.append(brand)
-    return tuple(table)
+    """All known brands, sorted by name: the rows of ``brands.csv``."""
+    with Path(__file__).with_name("brands.csv").open(encoding="utf-8", newline="") as file:
+        _, *rows = csv.reader(file)
+    return tuple(
+        Brand(name, tuple(filter(None, aliases.split("|"))), owner or None, country, _words(models))
+        for name, aliases, owner, country, models in rows
+    )
 
 
 @cache
 def _names() -> dict[str, str]:
     """Normalised name or alias -> name of the brand."""
     return {_key(name): brand.name for brand in brand_table() for name in (brand.name, *brand.aliases)}
+
+
+@cache
+def _everyday() -> dict[str, frozenset[str]]:
+    """Normalised brands that are also everyday words, or only two letters, with words that their models begin with.
+
+    They count only if the name shows that a car is meant: see `_is_meant`.
+    """
+    return {_key(min((row.name, *row.aliases), key=len)): row.models for row in brand_table() if row.models}
 
 
 @lru_cache(maxsize=1 << 16)
@@ -191,7 +155,7 @@ def _find(stem: str) -> tuple[str | None, list[str], int]:
     if not found and start < len(parts):
         parts[start : start + 1] = _unglued(parts[start])
         found = _longest(parts, start)
-    if found and (found[0] not in EVERYDAY or _is_meant(parts, start, *found)):
+    if found and (found[0] not in _everyday() or _is_meant(parts, start, *found)):
         return _names()[found[0]], parts[start - 1 :], found[1] - start + 1
     return None, parts, 0
 
@@ -220,7 +184,7 @@ def _unglued(word: str) -> list[str]:
 def _is_boundary(head: str, tail: str) -> bool:
     """Whether a brand ends here and the rest is glued to it; random letters must not pass."""
     if tail.isdecimal():  # audi2, bmw320; but jaguar2, not ram1234
-        return len(head) > 2 and len(tail) <= (2 if _key(head) in EVERYDAY else 4)
+        return len(head) > 2 and len(tail) <= (2 if _key(head) in _everyday() else 4)
     if head[-1].islower() and tail[0].isupper() and len(head) > 3:  # OpelCorsa, AudiA4
         return True
     return (head.isupper() or tail[0].isupper()) and bool(_GLUED.match(tail))  # VWGolf, KiaRio, BMWi8
@@ -237,9 +201,9 @@ def _is_meant(parts: list[str], start: int, key: str, end: int) -> bool:
     first, last = after[0], after[-1]
     if first in _SPACER or (len(key) == 2 and first.isdecimal() and len(first) == 4):
         return False
-    if first in EVERYDAY[key] or any(_is_year(w) or w in _CAR or w.startswith(key) for w in before + after):
+    if first in _everyday()[key] or any(_is_year(w) or w in _CAR or w.startswith(key) for w in before + after):
         return True
-    # A model that EVERYDAY does not list: GV90, W12.
+    # A model that the table does not list: GV90, W12.
     if len(key) > 2 and len(first) <= 5 and not first.isalpha() and not first.isdecimal():
         return True
     # The number of a data set, and a capital: "Force Toofan_020114", but not "force field_0001".

@@ -1,4 +1,8 @@
-"""Names of version 0.1 that still work, each with a DeprecationWarning that names the new one; all go in 0.3."""
+"""Names of version 0.1 that still work, each with a DeprecationWarning that names the new one; all go in 0.3.
+
+Only attributes of `carclf` and arguments are kept, not the paths of modules: `from carclf.classifier import Card` is
+now `from carclf.model.classifier import Card`.
+"""
 
 from __future__ import annotations
 
@@ -16,45 +20,51 @@ MOVED = {
     "data.manifest": "Report read_table read_test set_aside summary usable",
     "data.download": "unpack",
     "model.backbones": "blocks",
-    "model.ood": "OodDetector",
     "train.fit": "score_splits",
     "train.lr_finder": "RangeTest",
-    "metrics.scores": "brand_report confused_pairs confusion metrics_table by_seen_model compare save_predictions",
-    "metrics.calibration": "calibration_error_interval expected_calibration_error fit_temperature reliability_table",
-    "metrics.thresholds": "choose_threshold decisions operating_points promised threshold_table",
-    "metrics.label_errors": "apply_corrections confident_mistakes highest_losses label_suspects save_suspects",
-    "metrics.prevalence": "shares_on",
-    "report.evaluate": "calibrate_on_valid",
+    "metrics": "brand_report confused_pairs confusion metrics_table by_seen_model compare save_predictions"
+    " calibration_error_interval expected_calibration_error fit_temperature reliability_table"
+    " choose_threshold decisions operating_points promised threshold_table"
+    " apply_corrections confident_mistakes highest_losses label_suspects save_suspects shares_on",
     "report.page": "Section write_report",
-    "plot.photos": "overlay_page",
+    "plot": "overlay_page",
+    "demo.folder": "car_boxes",
 }
-RENAMED = {"settle": "calibrate_on_valid", "by_novelty": "by_seen_model", "Novelty": "OodDetector"}
-MODULES = {
-    "photos": "data.photos",
-    "manifest": "data.manifest",
-    "splits": "data.splits",
-    "models": "model.backbones",
-    "devices": "model.device",
-    "classifier": "model.classifier",
-    "mistakes": "metrics.label_errors",
-    "plots": "plot.training",
-    "evaluation_plots": "plot.evaluation",
-    "galleries": "plot.photos",
-    "widgets": "report.widgets",
+RENAMED = {"settle": "calibrate_on_valid", "by_novelty": "by_seen_model"}
+REMOVED = {
+    "Novelty": "carclf.model.ood.OodDetector replaces it",
+    "novelty_metrics": "it is ood_metrics in experiments/ood.py",
+    "inside_share": "it is in experiments/grad_cam.py",
+    "save_results": "carclf.evaluate writes the results",
+    "rescale": "divide the logits by the temperature",
+    "risk_coverage_area": "carclf.plot.risk_coverage draws the curve",
 }
+MODULES = dict(photos="data.photos", manifest="data.manifest", splits="data.splits", cache="data.cache")
+MODULES |= dict(augment="model.augment", models="model.backbones", devices="model.device", novelty="model.ood")
+MODULES |= dict(classifier="model.classifier", explain="model.gradcam", recipes="train.recipe", training="train.fit")
+MODULES |= dict(
+    engine="train.engine", dataset="train.batches", evaluation="metrics.scores", shares="metrics.prevalence"
+)
+MODULES |= dict(thresholds="metrics.thresholds", calibration="metrics.calibration", mistakes="metrics.label_errors")
+MODULES |= dict(plots="plot.training", evaluation_plots="plot.evaluation", galleries="plot.photos")
+MODULES |= dict(style="plot.style", widgets="report.widgets", assessment="report.evaluate")
 
 
 def old_attribute(name: str) -> object:
-    """What `carclf.<name>` was in version 0.1; raises AttributeError where there was no such name."""
-    if name in MODULES:
-        _warn(f"carclf.{name}", f"carclf.{MODULES[name]}", stacklevel=4)
-        return import_module(f"carclf.{MODULES[name]}")
+    """What `carclf.<name>` was in version 0.1; raises AttributeError if there is no such name, or it was removed."""
     current = RENAMED.get(name, name)
-    for module, names in MOVED.items():
-        if current in names.split():
-            _warn(f"carclf.{name}", f"carclf.{module}.{current}", stacklevel=4)
-            return getattr(import_module(f"carclf.{module}"), current)
-    raise AttributeError(f"module 'carclf' has no attribute {name!r}")
+    place = next((module for module, names in MOVED.items() if current in names.split()), None)
+    if name in MODULES:
+        found, current = import_module(f"carclf.{MODULES[name]}"), MODULES[name]
+    elif place is not None:
+        found, current = getattr(import_module(f"carclf.{place}"), current), f"{place}.{current}"
+    elif current != name:
+        found = getattr(import_module("carclf"), current)
+    else:
+        removed = f": removed, {REMOVED[name]}" if name in REMOVED else ""
+        raise AttributeError(f"module 'carclf' has no attribute {name!r}{removed}")
+    _warn(f"carclf.{name}", f"carclf.{current}", stacklevel=4)
+    return found
 
 
 def renamed_arguments(**current: str) -> Callable[[Callable], Callable]:
@@ -64,7 +74,7 @@ def renamed_arguments(**current: str) -> Callable[[Callable], Callable]:
         @functools.wraps(function)
         def wrapper(*args, **kwargs):
             for old in kwargs.keys() & current.keys():
-                _warn(f"{function.__qualname__}({old}=…)", f"{current[old]}=…", stacklevel=3)
+                _warn(f"{function.__qualname__.removesuffix('.__init__')}({old}=…)", f"{current[old]}=…", stacklevel=3)
                 kwargs[current[old]] = kwargs.pop(old)
             return function(*args, **kwargs)
 

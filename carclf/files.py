@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-SPARE = 100 * 2**20  # bytes of disk that are left to everybody else
+SPARE = 100 * 2**20  # bytes of disk that are kept free
 
 
 def file_state(path: str) -> tuple[int, int]:
@@ -30,7 +30,7 @@ def check_disk(folder: Path, needed: int) -> int:
     """Free bytes of the folder's disk; OSError if what is needed does not fit."""
     free = shutil.disk_usage(folder).free
     if free < needed + SPARE:
-        raise OSError(errno.ENOSPC, f"it needs {needed / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free")
+        raise OSError(errno.ENOSPC, f"it needs {needed / 1e9:.2f} GB, only {free / 1e9:.2f} GB are free")
     return free
 
 

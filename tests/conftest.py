@@ -8,6 +8,7 @@ os.environ["MPLBACKEND"] = "Agg"  # before anything imports matplotlib
 os.environ["CARCLF_CACHE"] = tempfile.mkdtemp()  # no test remembers its scans in the user's own cache
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -67,3 +68,12 @@ def data(photo_folder, tmp_path_factory):
 
     manifest = carclf.split(carclf.scan(photo_folder), seed=1)
     return manifest, carclf.TensorCache.build(manifest, tmp_path_factory.mktemp("cache"), size=40)
+
+
+@pytest.fixture
+def torch_directml(monkeypatch):
+    """A torch_directml as on a machine with DirectX; it computes like the CPU."""
+    import torch
+
+    module = SimpleNamespace(is_available=lambda: True, device=lambda number=0: torch.device("cpu", number))
+    monkeypatch.setitem(sys.modules, "torch_directml", module)

@@ -12,6 +12,7 @@ import random
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import carclf
@@ -22,14 +23,11 @@ MOMENTS = ("any time", "half a checkpoint", "before the rename", "half a model")
 SECONDS = 60  # for a child that neither ends nor is killed
 
 
-def recipe() -> carclf.Recipe:
-    stages = (("head", 2, 1e-2, 32), ("blocks.5", 2, 1e-3, 32), ("all", 2, 1e-3, 32))
-    return carclf.Recipe(stages=stages, micro_batch=5, accumulate=2, ema=0.9, device="cpu")
-
-
 def train(photos: str, cache: str, out: Path) -> None:
+    stages = (("head", 2, 1e-2, 32), ("blocks.5", 2, 1e-3, 32), ("all", 2, 1e-3, 32))
+    recipe = carclf.Recipe(stages=stages, micro_batch=5, accumulate=2, ema=0.9, device="cpu")
     manifest = carclf.split(carclf.scan(photos), seed=1)
-    carclf.fit(recipe(), manifest, carclf.TensorCache.build(manifest, cache, size=40), out)
+    carclf.fit(recipe, manifest, carclf.TensorCache.build(manifest, cache, size=40), out)
 
 
 def child(arguments, moment: str, writes: int) -> int:
@@ -42,10 +40,10 @@ def child(arguments, moment: str, writes: int) -> int:
     left, write = [writes], tensors.save_file
 
     def torn(content, path, metadata):
-        is_model = Path(path).name.startswith("model")
-        left[0] -= is_model == (moment == "half a model")
+        meant = Path(path).name.startswith("model") == (moment == "half a model")
+        left[0] -= meant
         write(content, path, metadata)
-        if left[0] == 0 and is_model == (moment == "half a model"):
+        if left[0] == 0 and meant:
             if moment != "before the rename":
                 os.truncate(path, Path(path).stat().st_size // 2)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -56,8 +54,6 @@ def child(arguments, moment: str, writes: int) -> int:
         train(*arguments)
         os._exit(0)
     except BaseException:
-        import traceback
-
         traceback.print_exc(file=sys.__stderr__)
         os._exit(1)
 

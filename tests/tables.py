@@ -31,7 +31,7 @@ def make_predictions(n_brands, n=600):
 
 
 def make_manifest(n_brands, n=600):
-    """A manifest with splits, of which one photo was set aside; two photos a vehicle."""
+    """A manifest with splits, of which one photo was set aside; two photos per vehicle."""
     random = np.random.default_rng(n_brands)
     brands = [f"Brand Number {i}" for i in np.append(np.arange(n_brands), random.integers(0, n_brands, n - n_brands))]
     frame = pd.DataFrame({"path": [f"{i}.jpg" for i in range(n)], "brand": brands})

@@ -1,4 +1,4 @@
-import os
+import re
 import unicodedata
 from pathlib import PurePosixPath
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from carclf.brands import Brand, brand_table, folder_brand, name_pattern, owner_of, parse_brand, parse_name, read_table
+from carclf.brands import Brand, brand_table, folder_brand, name_pattern, owner_of, parse_brand, parse_name
 
 NAMES = {brand.name for brand in brand_table()}
 SPELLINGS = [(name, brand.name) for brand in brand_table() for name in (brand.name, *brand.aliases)]
@@ -30,41 +30,23 @@ LISTING = "2017_65_19_370_35_6_74_57_196_29_AWD_5_4_4dr"
 
 READ = [  # file name, brand, model
     # scraped listings
-    (f"Acura_RLX_{LISTING}_NSu.jpg", "Acura", "RLX"),
     (f"Land Rover_Range Rover Evoque_{LISTING}_rYh.jpg", "Land Rover", "Range Rover Evoque"),
-    (f"Mercedes-Benz_AMG GT_{LISTING}_tlS.jpg", "Mercedes-Benz", "AMG GT"),
-    (f"Mercedes-Benz_C Class_{LISTING}_qea.jpg", "Mercedes-Benz", "C Class"),
     (f"BMW_3-Series_{LISTING}_OLt.jpg", "BMW", "3-Series"),
-    (f"Porsche_911_{LISTING}_Pua.jpg", "Porsche", "911"),
-    (f"Mazda_MAZDA3_{LISTING}_vsV.jpg", "Mazda", "MAZDA3"),
     ("Tesla_Model X_2019_97_20_nan_nan_nan_78_66_198_nan_AWD_5_4_SUV_OOM.jpg", "Tesla", "Model X"),
     # image searches
-    ("Alfa car back_Alfa_car_back_65.png", "Alfa Romeo", None),
     ("Force car_Force_car_59.png", "Force", None),
     ("Fiat models car back_Fiat_models_car_back_22.jpg", "Fiat", None),
-    ("Infiniti car_INFINITI_car_3.jpg", "Infiniti", None),
-    ("Land Rover car_Land_Rover_car_42.jpg", "Land Rover", None),
     ("OpelCorsa car back_OpelCorsa_car_back_46.jpg", "Opel", "Corsa"),
-    ("RUF Automobile car_RUF_Automobile_car_19.jpg", "RUF", None),
-    ("Volga Associated Automobile car_Volga_Associated_Automobile_car_21.jpg", "Volga", None),
-    ("AC car back_AC_car_back_3.jpg", "AC", None),
     # data sets
-    ("Chevrolet Avalanche Crew Cab 2012_01005.jpg", "Chevrolet", "Avalanche Crew Cab"),
     ("AM General Hummer SUV 2000_00163.jpg", "AM General", "Hummer SUV"),
     ("Lincoln Town Car Sedan 2011_00001.jpg", "Lincoln", "Town Car Sedan"),
-    ("Alfa Romeo Giulia Sprint Green_020501.jpg", "Alfa Romeo", "Giulia Sprint Green"),
-    ("Alfa Romeo 159_010002.jpg", "Alfa Romeo", "159"),
-    ("Toyota_021091.jpg", "Toyota", None),
     ("MG_070001.jpg", "MG", None),
     ("Fiat 500 (2007)_0041.jpg", "Fiat", "500"),
     ("BMW 2002 Turbo_0019.jpg", "BMW", "2002 Turbo"),
     ("Peugeot 2008_0012.jpg", "Peugeot", "2008"),
-    ("Audi a4-sedan-b9-2015-2018_0106.jpg", "Audi", "a4-sedan-b9"),
     ("Lexus nx-az20-suv-2022-present_0130.jpg", "Lexus", "nx-az20-suv"),
-    ("Ford F-150 Regular Cab 2007_00002.jpg", "Ford", "F-150 Regular Cab"),
     # by hand and from the web
     ("bmw_5_series.jpg", "BMW", "5 series"),
-    ("bmw-3-series.jpg", "BMW", "3 series"),
     ("mazda_cx_5.jpg", "Mazda", "cx 5"),
     ("tesla_model_3.jpg", "Tesla", "model 3"),
     ("bmw_2.jpg", "BMW", None),
@@ -75,7 +57,6 @@ READ = [  # file name, brand, model
     ("SKODA%20Octavia%202019.jpg", "Skoda", "Octavia"),
     ("2003 bmw 325i_00D0D_lFJVtm5TdL0_600x450.jpg", "BMW", "325i"),
     ("Alfa20Romeo20Giulia_jpg.rf.8737bdbc3419594ad8dbfad4e8d6a3f8.jpg", "Alfa Romeo", "Giulia"),
-    ("2012 Audi TT.jpg", "Audi", "TT"),
     ("1969_Mercury_Marquis_sedan.jpg", "Mercury", "Marquis sedan"),
     ("14-renault-megane-etech.jpg", "Renault", "megane etech"),
     ("used-2014-ford-focus.jpg", "Ford", "focus"),
@@ -89,10 +70,7 @@ READ = [  # file name, brand, model
     ("Mercedes-AMG GT.jpg", "Mercedes-AMG", "GT"),
     ("Mercedes-Benz AMG GT.jpg", "Mercedes-Benz", "AMG GT"),
     ("Hummer H2.jpg", "Hummer", "H2"),
-    ("Land Rover Range Rover.jpg", "Land Rover", "Range Rover"),
     ("Ford Mercury Cougar.jpg", "Ford", "Mercury Cougar"),
-    ("Citroën DS_0049.jpg", "Citroën", "DS"),
-    ("merc.jpg", "Mercedes-Benz", None),
     ("mini-cooper-s.jpg", "MINI", "cooper s"),
 ]
 
@@ -190,26 +168,11 @@ def test_the_table_holds_the_makes_people_photograph_and_their_owners():
     assert owner_of("Packard") is owner_of("Nobody") is None
 
 
-HEADER = "brand,aliases,owner,country\n"
+def test_the_table_is_sorted_and_every_spelling_belongs_to_one_brand():
+    def key(text):
+        return re.sub(r"[\W_]", "", unicodedata.normalize("NFKD", text).casefold())
 
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (f"{HEADER}Audi,,,Germany\nBMW,AUDI,,Germany", "line 3: 'AUDI' is taken by Audi; list each spelling once"),
-        (f"{HEADER}Audi,Au-di,,Germany", "line 2: 'Au-di' is taken by Audi; list each spelling once"),
-        (f"{HEADER}Audi,vag||quattro,,Germany", "line 2: '' is empty; list each spelling once, and none empty"),
-        (f"{HEADER}BMW,,,Germany\nAudi,,,Germany", "line 3: Audi must precede BMW; sort the rows"),
-        (f"{HEADER}Audi,,", "must have four fields, with brand and country; complete it"),
-        (f"{HEADER}Audi,,,", "must have four fields, with brand and country; complete it"),
-        ("brand,owner\nAudi,VW", "['brand', 'owner'] is not the header; start with brand,aliases,owner,country"),
-        ("", "[] is not the header; start with"),
-    ],
-)
-def test_a_malformed_table_says_what_to_do(tmp_path, text, message):
-    path = tmp_path / "brands.csv"
-    path.write_text(text, encoding="utf-8")
-    with pytest.raises(ValueError) as caught:
-        read_table(os.fspath(path))
-    assert message in str(caught.value)
-    assert str(path) in str(caught.value)
+    names = [key(brand.name) for brand in brand_table()]
+    spellings = [key(name) for brand in brand_table() for name in (brand.name, *brand.aliases)]
+    assert names == sorted(names)
+    assert all(spellings) and len(spellings) == len(set(spellings))

@@ -5,6 +5,7 @@ a JSON list: where each kill struck. Between two kills photos change, so that th
 parent imports and never computes, so each child starts at once, and with no threads that a fork would lose.
 """
 
+import io
 import json
 import multiprocessing
 import os
@@ -20,7 +21,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from killed_runs import wait
 from PIL import Image
 
 import carclf
@@ -45,81 +45,53 @@ def strike(moment: str, times: int) -> None:
     """Kill this process when it comes to a moment for the n-th time."""
     left = [times]
 
-    def here(name: str) -> bool:
+    def at(name: str) -> None:
         left[0] -= name == moment
-        return name == moment and left[0] == 0
+        if name == moment and left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    def kill() -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+    def in_halves(file, data, write, name: str) -> None:
+        write(data[: len(data) // 2])
+        file.flush()
+        at(name)
+        write(data[len(data) // 2 :])
 
-    class Array:
-        """The array's file, which is killed in the middle of a write."""
-
-        def __init__(self, file):
-            self.file = file
-
-        def __getattr__(self, name):
-            return getattr(self.file, name)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            self.file.close()
-
+    class Array(io.BufferedRandom):
         def write(self, data):
             data = bytes(data)
-            if here("half a header" if len(data) == cache.HEADER_BYTES else "half a photo"):
-                self.file.write(data[: len(data) // 2])
-                self.file.flush()
-                kill()
-            return self.file.write(data)
+            name = "half a header" if len(data) == cache.HEADER_BYTES else "half a photo"
+            in_halves(self, data, super().write, name)
 
-    def opened(path, *arguments, **options):
-        file = open(path, *arguments, **options)  # noqa: SIM115, PTH123
-        return Array(file) if Path(path).name == "photos.npy" else file
+    def opened(path, mode, **options):
+        array = Path(path).name == "photos.npy"
+        return Array(io.FileIO(path, mode)) if array else open(path, mode, **options)  # noqa: PTH123
 
     def to_csv(table, file, **options):
-        if here("before the index"):
-            kill()
-        text = write(table, **options)
-        if here("half the index"):
-            file.write(text[: len(text) // 2])
-            file.flush()
-            kill()
-        file.write(text)
+        at("before the index")
+        in_halves(file, text_of(table, **options), file.write, "half the index")
 
     def replace(source, target):
-        if here("before its replacing"):
-            kill()
+        at("before its replacing")
         move(source, target)
-        if here("after its replacing"):
-            kill()
+        at("after its replacing")
 
     def unlink(path, **options):
         remove(path, **options)
-        if path.name == "photos.npy" and here("array discarded"):
-            kill()
+        if path.name == "photos.npy":
+            at("array discarded")
 
-    write, move, remove = pd.DataFrame.to_csv, Path.replace, Path.unlink
+    text_of, move, remove = pd.DataFrame.to_csv, Path.replace, Path.unlink
     cache.open, pd.DataFrame.to_csv, Path.replace, Path.unlink = opened, to_csv, replace, unlink
 
 
-def child(work, *arguments) -> int:
-    """Start a process that does some work and ends."""
-    number = os.fork()
-    if number:
-        return number
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115, PTH123  (until the process ends)
-    cache.CHUNK, cache.COMMIT_SECONDS = 3, -1  # several commits a build
-    try:
-        work(*arguments)
-        os._exit(0)
-    except BaseException:
-        import traceback
-
-        traceback.print_exc(file=sys.__stderr__)
-        os._exit(1)
+def run(work, *arguments, seconds: float = SECONDS) -> int:
+    """Exit code of a forked process that does some work; -SIGKILL if it was killed, if only for taking too long."""
+    process = multiprocessing.get_context("fork").Process(target=work, args=arguments)
+    process.start()
+    process.join(seconds)
+    process.kill()  # nothing if it has ended
+    process.join()
+    return process.exitcode
 
 
 def killed(photos: Path, place: Path, moment: str, times: int) -> None:
@@ -142,26 +114,24 @@ def checked(photos: Path, place: Path) -> None:
 
 def main() -> None:
     photos, place, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    draw, struck = random.Random(0), []
+    cache.CHUNK, cache.COMMIT_SECONDS = 3, -1  # several commits a build
+    draw, struck, stdout = random.Random(0), [], sys.stdout
+    sys.stdout = None  # the children print what they decode
     change(photos, draw, PHOTOS)
     while len(struck) < kills:
         moment = MOMENTS[len(struck) % len(MOMENTS)]
         change(photos, draw, PHOTOS // 2)
         after = draw.uniform(0.01, 0.1) if moment == "any time" else SECONDS
         times = 1 if moment == "array discarded" else draw.randint(1, 4)
-        status = wait(child(killed, photos, place, moment, times), after)
-        if status is None:
+        status = run(killed, photos, place, moment, times, seconds=after)
+        if status == -signal.SIGKILL:
             struck.append(moment)
         elif status:
             raise RuntimeError(f"a build after kills at {struck} ended with {status}")
-        if draw.random() < 0.5:  # else the next kill finds what this one left
-            status = wait(child(checked, photos, place), SECONDS)
-            if status != 0:
-                raise RuntimeError(f"the build after kills at {struck} ended with {status}")
-    status = wait(child(checked, photos, place), SECONDS)
-    if status != 0:
-        raise RuntimeError(f"the last build ended with {status}")
-    print(json.dumps(struck))
+        # Without a check, the next kill finds what this one left.
+        if (draw.random() < 0.5 or len(struck) == kills) and (status := run(checked, photos, place)):
+            raise RuntimeError(f"the build after kills at {struck} ended with {status}")
+    print(json.dumps(struck), file=stdout)
 
 
 @pytest.mark.slow
@@ -169,7 +139,8 @@ def main() -> None:
 def test_a_build_killed_at_any_moment_is_complete_after_the_next(tmp_path):
     (tmp_path / "photos").mkdir()
     command = [sys.executable, __file__, str(tmp_path / "photos"), str(tmp_path / "cache"), str(KILLS)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "TQDM_DISABLE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     struck = json.loads(done.stdout)
     assert len(struck) == KILLS

@@ -67,24 +67,21 @@ def test_a_model_equals_itself_within_what_the_photos_can_tell():
 
 def test_other_photos_are_refused_by_name():
     a, b = two_models(30)
-    for other, message in (
-        (
-            b.replace({"path": {"0000.jpg": "new.jpg"}}).drop(index=5),
-            r"2 are in a alone, such as 0000.jpg; 1 are in b alone, such as new.jpg\. Let",
-        ),
-        (b.assign(predicted=b["predicted"].where(b.index != 7)), r"1 are in a alone, such as 0007.jpg\. Let both"),
-        (b.drop(columns="vehicle"), "30 photos have another vehicle in b than in a, such as 0000.jpg: v0 and 0000"),
-        (b.assign(brand="Lada"), "30 photos have another brand in b"),
+    other_photos = b.replace({"path": {"0000.jpg": "new.jpg"}}).drop(index=5)
+    alone = r"2 are in a alone, such as 0000.jpg; 1 are in b alone, such as new.jpg\. Let"
+    unread = b.assign(predicted=b["predicted"].where(b.index != 7))
+    for one, other, message in (
+        (a, other_photos, alone),
+        (a, unread, r"1 are in a alone, such as 0007.jpg\. Let both"),
+        (a, b.drop(columns="vehicle"), "30 photos have another vehicle in b than in a, such as 0000.jpg: v0 and 0000"),
+        (a, b.assign(brand="Lada"), "30 photos have another brand in b"),
+        (pd.concat([a, a.iloc[[3]]]), b, r"a names 0003.jpg twice; keep one row per photo"),
     ):
         with pytest.raises(ValueError, match=message):
-            compare(a, other)
-    with pytest.raises(ValueError, match=r"a names 0003.jpg twice; keep one row a photo"):
-        compare(pd.concat([a, a.iloc[[3]]]), b)
+            compare(one, other)
 
 
-@pytest.fixture
-def seen_and_unseen():
-    """A manifest, and predictions of its test photos: right for the two models in train, wrong for the others."""
+def test_seen_and_unseen_models_side_by_side():
     rows = [
         ("Audi", "C Class", "train"),
         ("BMW", "X5", "train"),
@@ -95,12 +92,8 @@ def seen_and_unseen():
         ("BMW", None, "test"),
     ]
     manifest = pd.DataFrame(rows, columns=["brand", "model", "split"])
-    brand, model, _ = zip(*rows[3:], strict=True)
-    return manifest, predictions_of(brand, ["Audi", "Audi", "BMW", "BMW"], model=model)
-
-
-def test_seen_and_unseen_models_side_by_side(seen_and_unseen):
-    manifest, predictions = seen_and_unseen
+    test = manifest[manifest["split"] == "test"].reset_index()
+    predictions = predictions_of(test["brand"], ["Audi", "Audi", "BMW", "BMW"], model=test["model"])
     found = by_seen_model(predictions, manifest)
     assert list(found.index) == ["seen model", "unseen model", "no model in the name"]
     assert found["photos"].tolist() == found["vehicles"].tolist() == [1, 2, 1]
@@ -111,10 +104,6 @@ def test_seen_and_unseen_models_side_by_side(seen_and_unseen):
     none_named = by_seen_model(predictions.assign(model=np.nan), manifest)
     assert none_named["photos"].tolist() == [0, 0, 4]
     assert none_named["accuracy"].isna().tolist() == [True, True, False]
-
-
-def test_models_must_be_there(seen_and_unseen):
-    manifest, predictions = seen_and_unseen
     with pytest.raises(ValueError, match="predictions without the columns brand and model"):
         by_seen_model(predictions.drop(columns="model"), manifest)
     with pytest.raises(ValueError, match="manifest without the columns brand and model"):

@@ -1,5 +1,5 @@
 import sys
-from types import SimpleNamespace
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -14,12 +14,6 @@ def fake(monkeypatch, cuda=False, mps=False, xpu=False, capability=(8, 0)):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     if hasattr(torch, "xpu"):
         monkeypatch.setattr(torch.xpu, "is_available", lambda: xpu)
-
-
-def stand_in(monkeypatch):
-    """A torch_directml as it is on a machine with DirectX."""
-    module = SimpleNamespace(is_available=lambda: True, device=lambda number=0: torch.device("cpu", number))
-    monkeypatch.setitem(sys.modules, "torch_directml", module)
 
 
 def test_the_best_device_is_taken(monkeypatch):
@@ -57,21 +51,11 @@ def test_a_cpu_computes_in_bfloat16_if_it_has_units_for_it(monkeypatch, amx, avx
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_a_precision_can_be_chosen(monkeypatch, precision):
+def test_a_precision_can_be_chosen_unless_directml_gets_it_wrong(monkeypatch, torch_directml, precision):
     fake(monkeypatch)
     assert str(devices.pick("cpu", precision)) == f"cpu, {precision}"
-    stand_in(monkeypatch)
-    if precision == "float32":
+    with nullcontext() if precision == "float32" else pytest.raises(ValueError, match="goes wrong on DirectML"):
         assert devices.pick("directml", precision).dtype == torch.float32
-    else:
-        with pytest.raises(ValueError, match="goes wrong on DirectML"):
-            devices.pick("directml", precision)
-
-
-def test_a_device_that_is_not_available_is_refused_with_those_that_are(monkeypatch):
-    fake(monkeypatch)
-    with pytest.raises(ValueError, match=r"device 'cuda' is not available; choose 'auto' or one of: cpu"):
-        devices.pick("cuda")
 
 
 def test_autocast_computes_in_the_devices_precision():
@@ -81,35 +65,26 @@ def test_autocast_computes_in_the_devices_precision():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
 
 
-def test_directml_comes_before_the_cpu_and_is_used_without_its_broken_features(monkeypatch):
+def test_directml_comes_before_the_cpu_and_is_used_without_its_broken_features(monkeypatch, torch_directml):
     fake(monkeypatch)
-    stand_in(monkeypatch)
     device = devices.pick()
     assert str(device) == "directml, float32"
     assert device.foreach is False
     assert device.memory_format == torch.contiguous_format
     assert not device.scaler().is_enabled()
-    assert device.torch == torch.device("cpu", 0)
-    assert devices.pick("directml:0").torch == torch.device("cpu", 0)
+    assert device.torch == devices.pick("directml:0").torch == torch.device("cpu", 0)
     fake(monkeypatch, cuda=True)
     assert devices.pick().kind == "cuda"
 
 
-class BrokenImport:
-    """An installed torch_directml on a machine without DirectX."""
-
-    def find_spec(self, name, *_):
-        if name == "torch_directml":
-            raise OSError("libd3d12.so: cannot open shared object file: No such file or directory")
-
-
-def test_directml_without_directx_is_no_error(monkeypatch):
+def test_directml_without_directx_is_no_error_until_it_is_asked_for(monkeypatch, tmp_path):
     fake(monkeypatch)
-    monkeypatch.delitem(sys.modules, "torch_directml", raising=False)
-    monkeypatch.setattr(sys, "meta_path", [BrokenImport(), *sys.meta_path])
+    (tmp_path / "torch_directml.py").write_text("raise OSError('libd3d12.so: cannot open shared object file')")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     assert devices.pick().name == "cpu"
-    with pytest.raises(ValueError, match=r"device 'directml' is not available"):
-        devices.pick("directml")
+    for name in ("directml", "cuda"):
+        with pytest.raises(ValueError, match=rf"device '{name}' is not available; choose 'auto' or one of: cpu"):
+            devices.pick(name)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import os
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from types import SimpleNamespace
 
 import notebook_launched
 import pandas as pd
@@ -16,47 +16,42 @@ from safetensors.torch import load_file
 from torch import nn
 
 import carclf
-from carclf.model.device import pick
 from carclf.train.distributed import BatchStatistics, Processes
 from carclf.train.run import FILE as CHECKPOINT
 
 
-def launch(*arguments):
-    """`accelerate launch` with two processes; `--multi_gpu` starts them on a machine without cards, too."""
-    accelerate = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    options = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [*accelerate, *options, *arguments]
+def run(*command, threads=1):
+    """What a Python process prints."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, *map(str, command)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-@contextmanager
-def one_thread():
-    """As in each of two processes: another number of threads sums in another order, and BatchNorm over a few photos of
-    one pixel and AdamW's first steps turn that rounding into a hundredth."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def launch(*arguments):
+    """`accelerate launch` with two processes; `--multi_gpu` starts them on a machine without cards, too."""
+    accelerate = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    return run(*accelerate, "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", *arguments)
 
 
 @pytest.fixture(scope="module")
 def both(photo_folder, tmp_path_factory):
     """What one process and two processes leave in their folders."""
     out = tmp_path_factory.mktemp("processes")
-    launch(two_processes.__file__, str(photo_folder), str(out / "cache"), str(out))
+    launch(two_processes.__file__, photo_folder, out / "cache", out)
     data = two_processes.load(str(photo_folder), str(out / "cache"))
-    with one_thread():
-        one = carclf.fit(two_processes.recipe(), *data, out / "one")
+    # One thread, as in each of two processes: another number of threads sums in another order, and BatchNorm over a few
+    # photos of one pixel and AdamW's first steps turn that rounding into a hundredth.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    one = carclf.fit(two_processes.recipe(), *data, out / "one")
+    torch.set_num_threads(threads)
     return data, one, out
+
+
+def assert_equal_checkpoints(*folders):
+    torch.testing.assert_close(*(load_file(folder / CHECKPOINT) for folder in folders), rtol=0, atol=0)
 
 
 def relative(ours, reference):
@@ -68,10 +63,7 @@ def relative(ours, reference):
 def test_two_processes_have_the_gradient_of_one_large_batch(both, micro_batch):
     data, _, out = both
     found = load_file(out / "gradients.safetensors")
-    plain, exact = (
-        two_processes.gradient(data, 2 * micro_batch, accumulate=1, dtype=dtype)
-        for dtype in (torch.float32, torch.float64)
-    )
+    plain, exact = (two_processes.gradient(data, 2 * micro_batch, 1, dtype) for dtype in (torch.float32, torch.float64))
     for dtype, reference in ((torch.float32, plain), (torch.float64, exact)):
         assert found[f"loss.{micro_batch}.{dtype}"].item() == pytest.approx(reference["loss"].item(), rel=1e-6)
     # A network in float64 (with a float32 loss), then float32: through fifty layers of that even two plain large
@@ -97,69 +89,53 @@ def test_two_processes_end_where_one_does_and_so_does_a_resumed_run(both, folder
 
 @pytest.mark.slow
 def test_a_run_stopped_with_two_processes_is_the_uninterrupted_one_to_the_last_bit(both):
-    out = both[2]
-    whole, parts = (load_file(out / folder / CHECKPOINT) for folder in ("whole", "parts"))
-    assert all(torch.equal(value, parts[key]) for key, value in whole.items())
+    assert_equal_checkpoints(both[2] / "whole", both[2] / "parts")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a notebook's launcher forks")
 def test_a_notebook_that_has_computed_itself_trains_with_two_processes(both, photo_folder):
     out = both[2]
-    places = [str(photo_folder), str(out / "cache"), str(out / "notebook")]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     # With threads in the parent, which a fork loses: the children must not wait for them.
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-    command = [sys.executable, notebook_launched.__file__, *places, str(free_port())]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    whole, notebook = (load_file(out / folder / CHECKPOINT) for folder in ("whole", "notebook"))
-    assert all(torch.equal(value, notebook[key]) for key, value in whole.items())
+    run(notebook_launched.__file__, photo_folder, out / "cache", out / "notebook", port, threads=2)
+    assert_equal_checkpoints(out / "whole", out / "notebook")
 
 
 @pytest.mark.slow
 def test_the_command_line_trains_with_two_processes_and_prints_once(photo_folder, tmp_path):
-    arguments = [str(photo_folder), "--out", str(tmp_path / "run"), "--cache", str(tmp_path), "--cache-size", "40"]
-    said = launch("-m", "carclf", "train", *arguments, "--stage", "all,1,1e-3,32")
+    folders = [photo_folder, "--out", tmp_path / "run", "--cache", tmp_path]
+    said = launch("-m", "carclf", "train", *folders, "--cache-size", "40", "--stage", "all,1,1e-3,32")
     assert said.count("brand read from the name") == said.count("model: ") == 1
     assert carclf.Classifier.load(tmp_path / "run" / "model").card.threshold > 0
     (call,) = json.loads((tmp_path / "run" / "environment.json").read_text("utf-8"))
     assert call["processes"] == 2
 
 
-class Rank(Processes):
-    """One of several processes; the test makes its sums."""
-
-    sums: list
-
-    def sum(self, tensors):
-        self.sums.append([t.clone() for t in tensors])
-        return tensors
-
-
 def test_statistics_of_several_processes_are_those_of_one_after_the_other():
-    def layer():
-        return nn.BatchNorm2d(4, momentum=0.3).train()
-
     photos = torch.randn(6, 5, 4, 3, 3, generator=torch.Generator().manual_seed(0)) * 3 + 1  # 6 micro-batches
-    one = layer()
+    one, *layers = (nn.BatchNorm2d(4, momentum=0.3).train() for _ in range(4))
     for x in photos:
         one(x)
-    device, sent, layers = pick("cpu"), [], []
-    for rank in range(3):
-        mine = layer()
-        statistics = BatchStatistics(mine)
+    sent = []
+
+    def send(tensors):
+        sent.append([t.clone() for t in tensors])
+        return tensors
+
+    statistics = [BatchStatistics(layer) for layer in layers]
+    for rank, layer in enumerate(layers):
         for x in photos[2 * rank : 2 * rank + 2]:
-            mine(x)
-        process = Rank(3, rank, device)
-        object.__setattr__(process, "sums", sent)
-        statistics.merge(process, 2)
-        layers.append((mine, statistics))
+            layer(x)
+        statistics[rank].merge(SimpleNamespace(count=3, rank=rank, sum=send), 2)
     total = [sum(parts) for parts in zip(*sent, strict=True)]
     torch.testing.assert_close(total[0], one.running_mean)  # the sums are changes from 0
     torch.testing.assert_close(1 + total[1], one.running_var)  # and from 1
-    assert int(layers[0][0].num_batches_tracked) == int(one.num_batches_tracked) == 6
-    layers[1][1].restore()
-    assert torch.equal(layers[1][0].running_var, torch.ones(4))
+    assert int(layers[0].num_batches_tracked) == int(one.num_batches_tracked) == 6
+    statistics[1].restore()
+    assert torch.equal(layers[1].running_var, torch.ones(4))
 
 
 def test_one_process_does_everything_by_itself():

@@ -77,14 +77,8 @@ def test_micro_batches_have_the_gradient_of_one_large_batch(data, k, n):
     expected, reference = large_batch(engine, batch, head, torch.float32)
     assert loss == pytest.approx(expected, rel=1e-6)
     assert relative(ours.double(), reference) <= 1e-6
-
-
-@pytest.mark.parametrize("k", [1, 3, 8])
-@pytest.mark.parametrize("n", [21, 17])
-def test_through_the_whole_network_the_gradient_is_as_close_to_the_exact_one(data, k, n):
     # Through fifty layers even two plain large batches differ by more than 1e-6 if another number of photos or
     # threads makes the processor sum in another order, so both are compared with float64.
-    settings = {"micro_batch": max(3, math.ceil(21 / k)), "accumulate": k, "class_weight": "inverse"}
     engine = begun(data, **settings)
     batch = first_photos(engine, n)
     loss, ours = gradient(engine, batch)
@@ -105,21 +99,20 @@ def test_a_step_trains_what_the_stage_trains_and_builds_no_graph_below(data):
 
 
 @pytest.mark.parametrize(
-    ("unfreeze", "first", "changes"),
-    [("head", "classifier", {"head": "mlp"}), ("head", "classifier", {"head_views": 0}), ("blocks.5", "blocks.5", {})],
+    ("first", "changes"),
+    [("classifier", {"head": "mlp"}), ("classifier", {"head_views": 0}), ("blocks.5", {})],
 )
-def test_frozen_blocks_are_bit_identical_after_the_stage(data, tmp_path, unfreeze, first, changes):
-    settings = recipe(stages=((unfreeze, 2, 1e-2, 32),), ema=0.9, **changes)
+def test_frozen_blocks_are_bit_identical_after_the_stage(data, tmp_path, first, changes):
+    settings = recipe(stages=(("head" if first == "classifier" else first, 2, 1e-2, 32),), ema=0.9, **changes)
     carclf.fit(settings, *data, tmp_path)
     model = backbones.build_model("efficientnet_lite0", 4, head=settings.head)
     names = list(backbones.blocks(model))
     frozen = tuple(f"{name}." for name in names[: names.index(first)])
     found = load_file(tmp_path / CHECKPOINT)
-    for key, value in model.state_dict().items():
-        for part in ("model", "average"):
-            assert torch.equal(found[f"{part}.{key}"], value) or not key.startswith(frozen), key
-    trained = [k for k in model.state_dict() if not torch.equal(found[f"model.{k}"], model.state_dict()[k])]
-    assert any(key.startswith(f"{first}.") for key in trained)
+    for part in ("model", "average"):
+        changed = [k for k, value in model.state_dict().items() if not torch.equal(found[f"{part}.{k}"], value)]
+        assert not [k for k in changed if k.startswith(frozen)]
+        assert any(k.startswith(f"{first}.") for k in changed)
 
 
 @pytest.mark.parametrize("head", ["linear", "mlp"])
@@ -134,15 +127,13 @@ def test_computed_features_train_the_head_like_the_whole_network(data, tmp_path,
     np.testing.assert_allclose(quick.steps.loss, plain.steps.loss, rtol=1e-5)
     np.testing.assert_allclose(quick.history.valid_loss, plain.history.valid_loss, rtol=1e-5)
     ours, reference = (load_file(run.folder / CHECKPOINT) for run in (quick, plain))
-    for key, value in reference.items():
-        torch.testing.assert_close(ours[key], value, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(ours, reference, rtol=1e-3, atol=1e-4)
 
 
-def test_views_take_turns_when_there_are_fewer_than_epochs(data):
-    engine = begun(data, stages=(("head", 5, 1e-2, 32),), head_views=2)
-    assert [engine.batches(epoch)[0].view for epoch in range(5)] == [0, 1, 0, 1, 0]
-    engine = begun(data, stages=(("all", 5, 1e-2, 32),), head_views=2)
-    assert [engine.batches(epoch)[0].view for epoch in range(5)] == [0, 1, 2, 3, 4]
+@pytest.mark.parametrize(("unfreeze", "views"), [("head", [0, 1, 0, 1, 0]), ("all", [0, 1, 2, 3, 4])])
+def test_views_take_turns_while_the_head_trains_alone(data, unfreeze, views):
+    engine = begun(data, stages=((unfreeze, 5, 1e-2, 32),), head_views=2)
+    assert [engine.batches(epoch)[0].view for epoch in range(5)] == views
 
 
 def full_above(photos, monkeypatch, error):
@@ -183,19 +174,13 @@ def test_a_run_that_fills_the_memory_continues_with_the_same_batches(data, tmp_p
     assert parts.steps.loss.iloc[0] == pytest.approx(whole.steps.loss.iloc[0], rel=0.1)  # BatchNorm sees fewer photos
 
 
-def test_memory_too_small_for_any_micro_batch_is_an_error_with_the_remedy(data, monkeypatch):
-    full_above(0, monkeypatch, OUT_OF_MEMORY)
-    engine = begun(data)
-    with (
-        pytest.warns(UserWarning, match="ran out of memory"),
-        pytest.raises(MemoryError, match=r"no memory for 3 photos of 32 pixels; choose a smaller size or backbone"),
-    ):
-        engine.step(engine.batches(0)[0], 1e-3)
-
-
-def test_other_errors_are_not_mistaken_for_full_memory(data, monkeypatch):
+def test_memory_too_small_for_any_micro_batch_and_other_errors_are_not_tried_again(data, monkeypatch):
+    engine, remedy = begun(data), r"no memory for 3 photos of 32 pixels; choose a smaller size or backbone"
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="ran out of memory"):
+        full_above(0, patch, OUT_OF_MEMORY)
+        with pytest.raises(MemoryError, match=remedy):
+            engine.step(engine.batches(0)[0], 1e-3)
     full_above(0, monkeypatch, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    engine = begun(data)
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         engine.step(engine.batches(0)[0], 1e-3)
 
@@ -214,8 +199,7 @@ def test_an_overflow_of_the_scaled_loss_is_tried_again_with_less(data):
     batch = plain.batches(0)[0]
     assert scaled.step(batch, 1e-3) == pytest.approx(plain.step(batch, 1e-3), rel=1e-6)
     assert scaled.scaler.get_scale() < 2.0**127
-    for ours, reference in zip(scaled.model.state_dict().values(), plain.model.state_dict().values(), strict=True):
-        torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(scaled.model.state_dict(), plain.model.state_dict(), rtol=1e-4, atol=1e-5)
     assert scaled.state_dict()["scaler"]["scale"] == scaled.scaler.get_scale()
 
 
@@ -236,12 +220,11 @@ def test_a_shorter_precision_starts_with_nearly_the_same_loss_and_keeps_float32_
 
 def test_a_step_with_an_infinite_loss_changes_nothing(data, monkeypatch):
     engine = begun(data, ema=0.9)
-    before = {k: v.clone() for k, v in engine.model.state_dict().items()}
+    before = copy.deepcopy(engine.model.state_dict())
     monkeypatch.setattr("carclf.train.engine.weighted_loss", lambda logits, *_: logits.sum() * float("inf"))
     with pytest.raises(ArithmeticError, match="the loss is"):
         engine.step(engine.batches(0)[0], 1e-3)
-    for key, value in engine.model.state_dict().items():
-        assert torch.equal(value, before[key]), key
+    torch.testing.assert_close(engine.model.state_dict(), before, rtol=0, atol=0)
 
 
 def test_a_gradient_is_clipped_to_the_norm_and_keeps_its_direction(data):
@@ -256,16 +239,14 @@ def test_a_gradient_is_clipped_to_the_norm_and_keeps_its_direction(data):
 
 def test_the_average_follows_its_formula_and_is_what_is_saved(data):
     engine = begun(data, ema=0.9)
-    expected = {k: v.clone() for k, v in engine.model.state_dict().items()}
+    expected = {k: v.clone() for k, v in engine.model.state_dict().items() if v.is_floating_point()}
     for number, batch in enumerate(engine.batches(0), 1):
         engine.step(batch, 1e-3)
         decay = min(0.9, 1 - number ** (-2 / 3))  # a short memory while the training is young
-        for key, value in engine.model.state_dict().items():
-            if value.is_floating_point():
-                expected[key] = decay * expected[key] + (1 - decay) * value
-    for key, value in engine.network.state_dict().items():
-        if value.is_floating_point():
-            torch.testing.assert_close(value, expected[key], rtol=1e-4, atol=1e-5)
+        found = engine.model.state_dict()
+        expected = {key: decay * value + (1 - decay) * found[key] for key, value in expected.items()}
+    found = {key: engine.network.state_dict()[key] for key in expected}
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     assert engine.network is not engine.model
     assert not torch.equal(engine.network.conv_head.weight, engine.model.conv_head.weight)
 
@@ -274,12 +255,12 @@ def test_earlier_blocks_have_a_lower_lr(data):
     engine = begun(data, layer_decay=0.5)
     engine.step(engine.batches(0)[0], 0.01)
     lr_of = {id(p): group["lr"] for group in engine.optimizer.param_groups for p in group["params"]}
-    lrs = [{lr_of[id(p)] for p in part.parameters()} for part in backbones.blocks(engine.model).values()]
-    assert all(len(lr) == 1 for lr in lrs)
-    assert lrs[-1] == {0.01}
-    assert [max(lr) for lr in lrs] == sorted(max(lr) for lr in lrs)
+    blocks = backbones.blocks(engine.model).values()
+    lrs = [lr for (lr,) in ({lr_of[id(p)] for p in part.parameters()} for part in blocks)]
+    assert lrs[-1] == 0.01
+    assert lrs == sorted(lrs)
     assert lrs[0] == lrs[1]  # the stem and its norm
-    assert max(lrs[2]) / max(lrs[1]) == pytest.approx(2)
+    assert lrs[2] / lrs[1] == pytest.approx(2)
 
 
 def test_one_photo_cannot_be_shared_by_two_processes(data):

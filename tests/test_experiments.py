@@ -65,7 +65,7 @@ def run(manifest, tmp_path_factory):
 def test_ship_trains_the_recipe_in_the_shipped_card():
     card = json.loads((ROOT / "models" / "cars-lite0" / "card.json").read_text("utf-8"))
     with pytest.warns(DeprecationWarning):  # version 0.1 wrote it
-        assert carclf.Recipe.from_dict(card["training"]["recipe"]) == ship.RECIPE
+        assert carclf.Recipe(**card["training"]["recipe"]) == ship.RECIPE
     assert card["about"].items() >= ship.ABOUT.items()
 
 

@@ -26,39 +26,40 @@ FILES = 2000
 SECONDS = 2  # of the processor for one file, so that a busy machine changes nothing
 PATIENCE = 60  # seconds until a file that hangs without computing is given up
 BYTES = 10**9
-ORIENTATION = 0x0112
+MUTATIONS = ("flip", "flip", "huge", "huge", "cut", "swap", "header", "join")
+NUMBERS = (b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff", b"\xff\xff", b"\x7f\xff", b"\0\0\xff\xff", b"\0\0")
 
 
 def originals() -> dict[str, bytes]:
-    """Small photos of every kind that is read, by name."""
+    """Small photos of every kind that is read, by name; the first word is the format."""
     rng = np.random.default_rng(0)
     rgb = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((96, 72))
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    palette = rgb.quantize(32)
+    palette, inks = rgb.quantize(32), rgb.convert("CMYK")
     deep = Image.fromarray(np.asarray(rgb.convert("L")).astype(np.uint16) * 257)
+    profile = {"icc_profile": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()}
+    exif = {"exif": Image.Exif()}
+    exif["exif"][0x0112] = 6
     kinds = {
-        "JPEG": (rgb, "JPEG", {"icc_profile": profile}),
-        "JPEG progressive": (rgb, "JPEG", {"progressive": True, "exif": exif}),
-        "JPEG CMYK": (rgb.convert("CMYK"), "JPEG", {}),
-        "PNG": (rgb, "PNG", {"icc_profile": profile}),
-        "PNG palette": (palette, "PNG", {"transparency": 3, "exif": exif}),
-        "PNG 16 bit": (deep, "PNG", {}),
-        "PNG animated": (rgb, "PNG", {"save_all": True, "append_images": [rgb.rotate(9)]}),
-        "WEBP": (rgb, "WEBP", {"exif": exif}),
-        "WEBP lossless": (rgb.convert("RGBA"), "WEBP", {"lossless": True}),
-        "GIF": (palette, "GIF", {"save_all": True, "append_images": [palette.rotate(9)]}),
-        "BMP": (rgb, "BMP", {}),
-        "TIFF": (rgb, "TIFF", {"compression": "tiff_lzw", "exif": exif}),
-        "TIFF 16 bit": (deep, "TIFF", {"compression": "tiff_adobe_deflate"}),
-        "TIFF CMYK": (rgb.convert("CMYK"), "TIFF", {}),
-        "AVIF": (rgb, "AVIF", {"exif": exif}),
-        "HEIF": (rgb, "HEIF", {"exif": exif}),
+        "JPEG": (rgb, profile),
+        "JPEG progressive": (rgb, {"progressive": True, **exif}),
+        "JPEG CMYK": (inks, {}),
+        "PNG": (rgb, profile),
+        "PNG palette": (palette, {"transparency": 3, **exif}),
+        "PNG 16 bit": (deep, {}),
+        "PNG animated": (rgb, {"save_all": True, "append_images": [rgb.rotate(9)]}),
+        "WEBP": (rgb, exif),
+        "WEBP lossless": (rgb.convert("RGBA"), {"lossless": True}),
+        "GIF": (palette, {"save_all": True, "append_images": [palette.rotate(9)]}),
+        "BMP": (rgb, {}),
+        "TIFF": (rgb, {"compression": "tiff_lzw", **exif}),
+        "TIFF 16 bit": (deep, {"compression": "tiff_adobe_deflate"}),
+        "TIFF CMYK": (inks, {}),
+        "AVIF": (rgb, exif),
+        "HEIF": (rgb, exif),
     }
     files = {}
-    for name, (image, kind, options) in kinds.items():
-        if kind in FORMATS:
+    for name, (image, options) in kinds.items():
+        if (kind := name.split()[0]) in FORMATS:
             buffer = io.BytesIO()
             image.save(buffer, kind, **options)
             files[name] = buffer.getvalue()
@@ -73,16 +74,12 @@ def mutate(data: bytes, other: bytes, rng: random.Random) -> bytes:
         """Mostly near the header, where decoders believe what they read."""
         return rng.randrange(max(1, min(len(changed) - room, rng.choice([40, 400, len(changed), len(changed)]))))
 
-    for how in rng.choices(
-        ["flip", "flip", "huge", "huge", "cut", "swap", "header", "join"], k=rng.choice([1, 1, 1, 2, 4])
-    ):
+    for how in rng.choices(MUTATIONS, k=rng.choice([1, 1, 1, 2, 4])):
         if how == "flip":
             for _ in range(rng.choice([1, 3, 20])):
                 changed[place()] ^= 1 << rng.randrange(8)
         elif how == "huge":
-            number = rng.choice(
-                [b"\x7f\xff\xff\xff", b"\xff\xff\xff\xff", b"\xff\xff", b"\x7f\xff", b"\0\0\xff\xff", b"\0\0"]
-            )
+            number = rng.choice(NUMBERS)
             start = place(len(number))
             changed[start : start + len(number)] = number if rng.random() < 0.5 else number[::-1]
         elif how == "cut":
@@ -95,17 +92,18 @@ def mutate(data: bytes, other: bytes, rng: random.Random) -> bytes:
             changed[:length] = other[:length]
         else:
             changed += other[place() if rng.random() < 0.5 else 0 :]
-    return reseal(changed) if rng.random() < 0.5 else bytes(changed)
+    if rng.random() < 0.5 and changed.startswith(b"\x89PNG"):
+        reseal(changed)
+    return bytes(changed)
 
 
-def reseal(data: bytearray) -> bytes:
+def reseal(data: bytearray) -> None:
     """Correct the checksums of a PNG; otherwise nothing broken would reach the decoder."""
     start = 8
-    while data.startswith(b"\x89PNG") and start + 12 <= len(data):
+    while start + 12 <= len(data):
         end = start + 8 + int.from_bytes(data[start : start + 4], "big")
         data[end : end + 4] = zlib.crc32(data[start + 4 : end]).to_bytes(4, "big")
         start = end + 4
-    return bytes(data)
 
 
 def peak_bytes() -> int:

@@ -32,7 +32,5 @@ def test_a_run_killed_at_twenty_moments_is_the_uninterrupted_run_to_the_last_bit
         killed = tmp_path / f"killed-{number}"
         assert {p.name for p in killed.iterdir()} == {p.name for p in whole.iterdir()}  # no temporary file is left
         for file in (CHECKPOINT, f"model/{WEIGHTS}"):
-            ours, expected = load_file(killed / file), load_file(whole / file)
-            assert ours.keys() == expected.keys()
-            assert all(torch.equal(ours[key], value) for key, value in expected.items()), file
+            torch.testing.assert_close(load_file(killed / file), load_file(whole / file), rtol=0, atol=0)
         assert carclf.Run.load(killed).steps.equals(carclf.Run.load(whole).steps)

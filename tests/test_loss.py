@@ -1,6 +1,3 @@
-import sys
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -23,14 +20,6 @@ def test_the_lr_equals_torchs_onecycle_to_the_last_step(steps):
         if step < steps - 1:
             reference.step()
     assert [one_cycle(step, steps, 0.01) for step in range(steps)] == pytest.approx(expected, rel=1e-12)
-
-
-def test_the_lr_climbs_to_its_peak_and_never_rebounds():
-    lrs = [one_cycle(step, 100, 1.0) for step in range(100)]
-    peak = lrs.index(max(lrs))
-    assert max(lrs) == 1.0
-    assert lrs[: peak + 1] == sorted(lrs[: peak + 1])
-    assert lrs[peak:] == sorted(lrs[peak:], reverse=True)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -65,10 +54,7 @@ def test_effective_numbers_follow_their_formula():
 
 
 @pytest.fixture
-def directml(monkeypatch):
-    """A device that computes like the CPU, under DirectML's name."""
-    module = SimpleNamespace(is_available=lambda: True, device=lambda number=0: torch.device("cpu", number))
-    monkeypatch.setitem(sys.modules, "torch_directml", module)
+def directml(torch_directml):
     return Device("directml", torch.float32)
 
 
@@ -113,7 +99,7 @@ def test_preflight_refuses_a_device_whose_batchnorm_forgets(directml, monkeypatc
         preflight(directml)
 
 
-def test_preflight_spends_no_time_on_trusted_devices(monkeypatch):
+@pytest.mark.parametrize("name", ["cpu", "cuda:1"])
+def test_preflight_spends_no_time_on_trusted_devices(name, monkeypatch):
     monkeypatch.setattr(losses, "_small_step", lambda _: pytest.fail("computed"))
-    preflight(Device("cpu", torch.float32))
-    preflight(Device("cuda:1", torch.bfloat16))
+    preflight(Device(name, torch.float32))

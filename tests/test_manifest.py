@@ -29,16 +29,16 @@ def cells(frame: pd.DataFrame) -> list[list]:
     return frame.astype(object).where(frame.notna(), None).to_numpy().tolist()
 
 
-# --- scan
-
-
-def test_scan_has_one_row_a_photo_sorted_by_path(tmp_path, monkeypatch):
+def test_scan_has_one_row_per_photo_sorted_by_path_and_ignores_other_files(tmp_path, monkeypatch):
     folder = tmp_path / "photos"
-    for name in ("b/Audi_A4_2.jpg", "Audi_A4_1.jpg", "a/BMW_X5_1.PNG", "a b.jpeg", "a/Volvo V70 2008_3.webp"):
+    photos = ["b/Audi_A4_2.jpg", "Audi_A4_1.jpg", "a/BMW_X5_1.PNG", "a b.jpeg", "a/Volvo V70 2008_3.webp"]
+    others = ["notes.txt", "Thumbs.db", "jpg", "Audi_A4_1.jpg.part"]
+    hidden = [".Audi_A4_2.jpg", "._Audi_A4_1.jpg", ".trash/Audi_A4_3.jpg"]
+    for name in (*photos, *others, *hidden):
         draw(folder / name)
     manifest = scan(folder)
     assert tuple(manifest.columns) == COLUMNS
-    assert manifest.path.tolist() == sorted(str(p) for p in folder.rglob("*.*") if p.is_file())
+    assert manifest.path.tolist() == sorted(str(folder / name) for name in photos)
     assert manifest.index.tolist() == list(range(5))
     assert manifest.bytes.tolist() == [os.stat(p).st_size for p in manifest.path]  # noqa: PTH116
     assert set(zip(manifest.width, manifest.height, strict=True)) == {(40, 30)}
@@ -89,15 +89,6 @@ def test_bad_photos_are_set_aside_with_their_reason(tmp_path):
     assert usable(manifest).path.tolist() == [str(tmp_path / "Audi_A4_1.jpg")]
 
 
-def test_other_files_are_ignored(tmp_path):
-    draw(tmp_path / "Audi_A4_1.jpg")
-    for name in ("notes.txt", "Thumbs.db", "jpg", "Audi_A4_1.jpg.part"):
-        draw(tmp_path / name)
-    for name in (".Audi_A4_2.jpg", "._Audi_A4_1.jpg", ".trash/Audi_A4_3.jpg"):
-        draw(tmp_path / name)
-    assert len(scan(tmp_path)) == 1
-
-
 def test_a_folder_without_photos_and_a_missing_one_say_what_to_do(tmp_path):
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ValueError, match=re.escape(f"no photos in {tmp_path}: put files such as 'Audi_A4_1.jpg'")):
@@ -134,10 +125,8 @@ def test_strange_names_survive_scan_and_table(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux only")
 def test_names_that_no_table_can_hold_are_left_out_with_a_warning(tmp_path):
-    draw(tmp_path / "Audi_A4_1.jpg")
-    draw(tmp_path / "Audi_A4\r2.jpg")
-    draw(tmp_path / "x.jpg")
-    os.rename(tmp_path / "x.jpg", os.fsencode(tmp_path) + b"/Citro\xebn_C4_1.jpg")  # noqa: PTH104
+    for name in ("Audi_A4_1.jpg", "Audi_A4\r2.jpg", os.fsdecode(b"Citro\xebn_C4_1.jpg")):
+        draw(tmp_path / name)
     with pytest.warns(UserWarning, match=r"2 names are not UTF-8 or hold .* such as '.*'; they are left out"):
         assert len(scan(tmp_path)) == 1
 
@@ -169,43 +158,23 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
         assert len(scan(tmp_path)) == 1
 
 
-# --- copies
-
-
-def test_copies_are_one_vehicle_across_folders(tmp_path):
-    names = {
-        "a/Audi_A4_1.jpg": 1,
-        "b/Audi_A4_2.jpg": 1,
-        "b/Audi_A4_3.jpg": 2,
-        "b/c/BMW_X5_1.jpg": 3,
-        "b/unnamed.jpg": 1,
-    }
-    for name, seed in names.items():
-        draw(tmp_path / name, seed)
-    manifest = scan([tmp_path / "a", tmp_path / "b", tmp_path / "b" / "c"])
-    assert len(manifest) == 5
-    assert manifest.index.is_unique
-    assert manifest.problem.isna().all()
-    assert pd.factorize(manifest.vehicle)[0].tolist() == [0, 0, 1, 2, 0]
-
-
-def test_copies_with_two_brands_are_set_aside_but_not_files_of_equal_size(tmp_path):
-    for name in ("Audi_A4_1.jpg", "BMW_X5_1.jpg", "unnamed.jpg"):
-        draw(tmp_path / name, seed=1)
-    for name, colour in (("Audi_A4_2.bmp", "red"), ("BMW_X5_2.bmp", "blue")):
+def test_copies_are_one_vehicle_across_folders_and_set_aside_if_they_have_two_brands(tmp_path):
+    same, contradictory = ("a/Audi_A4_1.jpg", "b/Audi_A4_2.jpg", "b/u.jpg"), ("b/Kia.jpg", "b/c/Seat.jpg", "b/v.jpg")
+    for name in (*same, *contradictory):
+        draw(tmp_path / name, seed=int(name in same))
+    for name, colour in (("b/Audi_A4_3.bmp", "red"), ("b/BMW_X5_1.bmp", "blue")):  # files of equal size
         Image.new("RGB", (40, 30), colour).save(tmp_path / name)
-    manifest = scan(tmp_path)
-    contradiction = "contradiction: the same photo is named Audi and BMW"
-    assert cells(manifest[["problem"]]) == [[contradiction], [None], [contradiction], [None], [contradiction]]
-    assert manifest.bytes[1] == manifest.bytes[3]
-    assert manifest.vehicle[1] != manifest.vehicle[3]
+    manifest = scan([tmp_path / "a", tmp_path / "b", tmp_path / "b" / "c"])
+    assert manifest.index.is_unique and manifest.path.is_unique
+    one, two = (manifest.path.isin([str(tmp_path / name) for name in names]) for names in (same, contradictory))
+    assert (manifest.vehicle[one].nunique(), manifest.vehicle[two].nunique(), manifest.vehicle.nunique()) == (1, 1, 4)
+    assert manifest.problem[two].tolist() == ["contradiction: the same photo is named Kia and SEAT"] * 3
+    assert manifest.problem[~two].isna().all()
+    assert manifest.bytes[~one & ~two].nunique() == 1
 
 
-# --- summary, set_aside, describe
-
-
-def test_summary_names_sources_patterns_and_problems(tmp_path):
-    for name in ("Audi_A4_1.jpg", "Audi_A4_2.jpg", "BMW/1.jpg", "photo_001.jpg", "photo_0002.jpg"):
+def test_summary_and_set_aside_tell_what_is_not_usable_and_why(tmp_path):
+    for name in ("Audi_A4_1.jpg", "Audi_A4_2.jpg", "BMW/1.jpg", "below/photo_001.jpg", "photo_0002.jpg"):
         draw(tmp_path / name)
     (tmp_path / "Audi_A4_3.jpg").write_bytes(b"junk")
     (tmp_path / "Audi_A4_4.jpg").touch()
@@ -217,19 +186,18 @@ def test_summary_names_sources_patterns_and_problems(tmp_path):
         "no brand in 2 names: photo_<digits> (2)",
         "set aside: empty (2), not an image (1)",
     ]
-    assert "no name carries a brand" in summary(manifest[manifest.brand.isna()])
-
-
-def test_set_aside_lists_what_is_not_usable(tmp_path):
-    for name in ("Audi_A4_1.jpg", "below/photo.jpg"):
-        draw(tmp_path / name)
-    (tmp_path / "Audi_A4_2.jpg").touch()
-    rest = set_aside(scan(tmp_path))
-    assert rest.columns.tolist() == ["path", "brand", "reason"]
-    assert cells(rest) == [
-        ["Audi_A4_2.jpg", "Audi", "empty: the file has no bytes"],
-        [os.path.join("below", "photo.jpg"), None, "neither the name nor the folder carries a brand"],  # noqa: PTH118
+    nameless = manifest[manifest.brand.isna()]
+    assert "no name carries a brand" in summary(nameless)
+    rest, unread = set_aside(manifest), "neither the name nor the folder carries a brand"
+    assert rest.reason.iloc[0].startswith("not an image")
+    assert cells(rest[1:]) == [
+        *([f"Audi_A4_{n}.jpg", "Audi", "empty: the file has no bytes"] for n in (4, 5)),
+        [os.path.join("below", "photo_001.jpg"), None, unread],  # noqa: PTH118
+        ["photo_0002.jpg", None, unread],
     ]
+    assert set_aside(manifest[:0]).columns.tolist() == rest.columns.tolist() == ["path", "brand", "reason"]
+    with pytest.raises(ValueError, match=r"none of the 2 photos is readable .*, such as 'photo_001\.jpg': name photos"):
+        describe(nameless)
 
 
 def test_describe_counts_what_a_folder_offers(tmp_path):
@@ -243,32 +211,15 @@ def test_describe_counts_what_a_folder_offers(tmp_path):
     draw(tmp_path / "Kia Rio_1.jpg", seed=6)
     draw(tmp_path / "unnamed.jpg")
     found = describe(scan(tmp_path))
-    assert found.brands.reset_index().to_dict("list") == {
-        "brand": ["Audi", "BMW", "Kia"],
-        "photos": [5, 2, 1],
-        "vehicles": [4, 1, 1],
-        "models": [2, 2, 1],
-        "share": [5 / 8, 2 / 8, 1 / 8],
-        "more_than_once": [0, 2, 0],
-        "suspect": [0, 0, 0],
-        "set_aside": [0, 1, 0],
-    }
+    columns = ["brand", "photos", "vehicles", "models", "share", "more_than_once", "suspect", "set_aside"]
+    expected = {"Audi": [5, 4, 2, 5 / 8, 0, 0, 0], "BMW": [2, 1, 2, 2 / 8, 2, 0, 1], "Kia": [1, 1, 1, 1 / 8, 0, 0, 0]}
+    assert found.brands.reset_index().columns.tolist() == columns
+    assert found.brands.T.to_dict("list") == expected
     assert found.sizes.width.tolist()[0] == 40
     assert found.sizes.shorter_side.tolist()[-1] == 50
     assert found.problems.photos.to_dict() == {"empty": 1, "neither the name nor the folder carries a brand": 1}
     assert found.problems.example["empty"] == "BMW_X5_3.jpg"
     assert found.imbalance == 5
-
-
-def test_describe_without_usable_photos_says_what_to_do(tmp_path):
-    draw(tmp_path / "unnamed.jpg")
-    message = r"none of the 1 photos is readable and carries a brand, such as 'unnamed\.jpg': name photos 'Audi_A4_1"
-    with pytest.raises(ValueError, match=message):
-        describe(scan(tmp_path))
-    assert set_aside(scan(tmp_path)[:0]).columns.tolist() == ["path", "brand", "reason"]
-
-
-# --- read_test
 
 
 def test_read_test_gives_the_rows_marked_test_or_scans_a_folder(tmp_path, photo_folder):
@@ -285,20 +236,23 @@ def test_read_test_gives_the_rows_marked_test_or_scans_a_folder(tmp_path, photo_
     assert cells(read_test(folder)) == cells(scan(folder))
 
 
-def test_read_test_refuses_what_is_not_a_split(tmp_path):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"path,brand\na.jpg,Audi\n", r"split\.csv lacks the columns problem, split, vehicle; give"),
+        (b"path,brand,vehicle,problem,split\na.jpg,Audi,a,,train\n", r"no row of .*split\.csv is marked test; give"),
+        (b"", r"split\.csv .*give the split\.csv of a run"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF", r"split\.csv .*give the split\.csv of a run"),
+        (b'a,b\n"1', r"split\.csv .*give the split\.csv of a run"),
+    ],
+)
+def test_read_test_refuses_what_is_not_a_split(tmp_path, text, message):
     path = tmp_path / "split.csv"
     with pytest.raises(FileNotFoundError, match=r"there is no .*split\.csv; give the split\.csv of a run, or a folder"):
         read_test(path)
-    for text, message in {
-        b"path,brand\na.jpg,Audi\n": r"split\.csv lacks the columns problem, split, vehicle; give",
-        b"path,brand,vehicle,problem,split\na.jpg,Audi,a,,train\n": r"no row of .*split\.csv is marked test; give",
-        b"": r"split\.csv .*give the split\.csv of a run",
-        b"\xff\xd8\xff\xe0\0\x10JFIF": r"split\.csv .*give the split\.csv of a run",
-        b'a,b\n"1': r"split\.csv .*give the split\.csv of a run",
-    }.items():
-        path.write_bytes(text)
-        with pytest.raises(ValueError, match=message):
-            read_test(path)
+    path.write_bytes(text)
+    with pytest.raises(ValueError, match=message):
+        read_test(path)
     with pytest.raises(NotADirectoryError):
         read_test(tmp_path / "absent")
 

@@ -6,10 +6,10 @@ import os
 import struct
 import subprocess
 import sys
-import types
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,7 +18,6 @@ from PIL import Image, ImageCms
 from carclf.data import photos
 from carclf.data.photos import FORMATS, Limits, PhotoError, probe, read_photo
 
-ORIENTATION = 0x0112
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 64, 3), dtype=np.uint8)
 LOSSY = {"AVIF", "HEIF", "JPEG", "WEBP"}
 WITH_EXIF = [kind for kind in FORMATS if kind not in ("BMP", "GIF")]
@@ -53,32 +52,31 @@ def picture(width: int = 64, height: int = 40) -> Image.Image:
     return Image.fromarray(PIXELS).resize((width, height))
 
 
-def turned(kind: str, orientation: int, width: int = 64, height: int = 40) -> bytes:
+def oriented(orientation: int) -> Image.Exif:
     exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    return encode(picture(width, height), kind, exif=exif)
+    exif[0x0112] = orientation
+    return exif
 
 
-def png(header: bytes, pixels: bytes) -> bytes:
+def png(width: int, height: int, lines: bytes = b"\0", depth: int = 8, colour: int = 2) -> bytes:
+    """A PNG that claims a size; by default it holds hardly a pixel of it."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds hardly a pixel of it."""
-    return png(struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0), zlib.compress(b"\0"))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
 
 
 def profile(space: bytes, connection: bytes = b"XYZ ", **tags: bytes) -> bytes:
     """A colour profile (ICC.1:2001) of a space, b"RGB ", b"GRAY" or b"CMYK", with its tags."""
+    tags["wtpt"] = xyz(0.9642, 1, 0.8249)  # D50
     table, body, start = struct.pack(">I", len(tags)), b"", 132 + 12 * len(tags)
     for name, data in tags.items():
         table += name.encode() + struct.pack(">II", start + len(body), len(data))
         body += data + bytes(-len(data) % 4)
     size = struct.pack(">I4sI", start + len(body), b"", 0x02100000)
-    header = size + b"mntr" + space + connection + bytes(12) + b"acsp" + bytes(28) + xyz(0.9642, 1, 0.8249)[8:]
+    header = size + b"mntr" + space + connection + bytes(12) + b"acsp" + bytes(28) + tags["wtpt"][8:]
     return header.ljust(128, b"\0") + table + body
 
 
@@ -94,7 +92,7 @@ def rgb_profile(exponent: float, primaries) -> bytes:
     """Of red, green and blue primaries in XYZ under D50."""
     curves = dict.fromkeys(("rTRC", "gTRC", "bTRC"), gamma(exponent))
     colours = {name: xyz(*primary) for name, primary in zip(("rXYZ", "gXYZ", "bXYZ"), primaries, strict=True)}
-    return profile(b"RGB ", wtpt=xyz(0.9642, 1, 0.8249), **curves, **colours)
+    return profile(b"RGB ", **curves, **colours)
 
 
 def grey_inks() -> bytes:
@@ -104,7 +102,7 @@ def grey_inks() -> bytes:
     lab = b"".join(bytes([round(255 / 2**inks), 128, 128]) for inks in corners)
     line = bytes(range(256))
     table = b"mft1\0\0\0\0" + bytes([4, 3, 2, 0]) + identity + line * 4 + lab + line * 3
-    return profile(b"CMYK", b"Lab ", wtpt=xyz(0.9642, 1, 0.8249), A2B0=table)
+    return profile(b"CMYK", b"Lab ", A2B0=table)
 
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -155,13 +153,6 @@ def test_animation_gives_its_first_frame(kind):
     assert photo.getpixel((5, 5)) == pytest.approx((255, 0, 0), abs=3)
 
 
-@pytest.mark.parametrize("kind", ["TIFF", "JPEG"])
-def test_cmyk_becomes_rgb(kind):
-    photo = read_photo(encode(Image.new("CMYK", (32, 32), (0, 255, 255, 0)), kind))
-    assert photo.mode == "RGB"
-    assert photo.getpixel((0, 0)) == pytest.approx((255, 0, 0), abs=3)
-
-
 def test_inks_of_a_jpeg_are_inverted_with_and_without_adobes_mark_as_in_browsers():
     data = encode(Image.new("CMYK", (32, 32), (0, 255, 255, 0)), "JPEG")
     start = data.index(b"\xff\xee")  # its segment APP14
@@ -170,42 +161,37 @@ def test_inks_of_a_jpeg_are_inverted_with_and_without_adobes_mark_as_in_browsers
     assert read_photo(unmarked).tobytes() == read_photo(data).tobytes()
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+@pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGB"), ("TIFF", "RGB"), ("PNG", "P"), ("PNG", "RGBA")])
 @pytest.mark.parametrize(
     ("exponent", "primaries"), [(563 / 256, ADOBE_PRIMARIES), (2.2, P3_PRIMARIES), (1.8, SRGB_PRIMARIES)]
 )
-def test_colours_of_a_profile_become_those_of_srgb(kind, exponent, primaries):
-    exponent = round(exponent * 256) / 256  # as a profile stores it
+def test_colours_of_a_profile_become_those_of_srgb(kind, mode, exponent, primaries):
     pixels = np.concatenate([PIXELS // 2 + 64, np.arange(256, dtype=np.uint8).repeat(30).reshape(40, 64, 3)])
-    photo = read_photo(encode(Image.fromarray(pixels), kind, icc_profile=rgb_profile(exponent, primaries)))
-    expected = to_srgb(pixels, exponent, primaries)
-    assert np.abs(np.asarray(photo).astype(int) - expected).max() <= 2
-    assert np.abs(expected.astype(int) - pixels).max() > 10  # the profile matters
+    image = Image.fromarray(pixels)
+    image = image.quantize(16) if mode == "P" else image.convert(mode)
+    photo = read_photo(encode(image, kind, icc_profile=rgb_profile(exponent, primaries)))
+    before = np.asarray(image.convert("RGB")).astype(int)
+    expected = to_srgb(before, round(exponent * 256) / 256, primaries)  # the exponent as a profile stores it
+    assert np.abs(np.asarray(photo) - expected.astype(int)).max() <= 2
+    assert np.abs(expected - before).max() > 10  # the profile matters
     assert "icc_profile" not in photo.info  # nobody converts it a second time
-
-
-@pytest.mark.parametrize("mode", ["P", "RGBA"])
-def test_profile_holds_for_palettes_and_opaque_pixels_beside_transparent_ones(mode):
-    image = picture().quantize(16) if mode == "P" else picture().convert("RGBA")
-    photo = read_photo(encode(image, icc_profile=rgb_profile(2.2, P3_PRIMARIES)))
-    expected = to_srgb(np.asarray(image.convert("RGB")), 2.2, P3_PRIMARIES)
-    assert np.abs(np.asarray(photo).astype(int) - expected).max() <= 2
 
 
 @pytest.mark.parametrize("mode", ["L", "LA"])
 def test_profile_of_greys(mode):
     image = Image.new("L", (32, 32), 100).convert(mode)
-    photo = read_photo(encode(image, icc_profile=profile(b"GRAY", wtpt=xyz(0.9642, 1, 0.8249), kTRC=gamma(1.0))))
+    photo = read_photo(encode(image, icc_profile=profile(b"GRAY", kTRC=gamma(1.0))))
     expected = to_srgb(np.array([100, 100, 100]), 1.0, SRGB_PRIMARIES)
     assert photo.getpixel((3, 3)) == pytest.approx(tuple(expected.tolist()), abs=1)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
-def test_profile_of_inks_decides_what_they_look_like(kind):
+def test_inks_become_rgb_and_a_profile_decides_what_they_look_like(kind):
     cyan = Image.new("CMYK", (32, 32), (255, 0, 0, 0))
-    assert read_photo(encode(cyan, kind)).getpixel((3, 3)) == pytest.approx((0, 255, 255), abs=3)
-    grey = read_photo(encode(cyan, kind, icc_profile=grey_inks())).getpixel((3, 3))
-    assert grey == pytest.approx((119, 119, 119), abs=3)  # L* = 50
+    plain, grey = read_photo(encode(cyan, kind)), read_photo(encode(cyan, kind, icc_profile=grey_inks()))
+    assert plain.mode == grey.mode == "RGB"
+    assert plain.getpixel((3, 3)) == pytest.approx((0, 255, 255), abs=3)
+    assert grey.getpixel((3, 3)) == pytest.approx((119, 119, 119), abs=3)  # L* = 50
 
 
 @pytest.mark.parametrize(
@@ -245,48 +231,36 @@ def test_every_16_bit_grey_is_scaled_and_none_clipped():
     np.testing.assert_array_equal(photo, np.repeat((values / 257).round().astype(np.uint8)[..., None], 3, axis=2))
 
 
-def tiff(values: np.ndarray, *, sample: int = 1, order: str = "<") -> bytes:
+def tiff(values: np.ndarray, sample: int = 1, order: str = "<") -> bytes:
     """A TIFF of uint16 to float32 [height, width] or [height, width, 3]; samples 2: signed, 3: float."""
     height, width, channels = (*values.shape, 1)[:3]
-    bits, data = values.dtype.itemsize * 8, values.astype(values.dtype.newbyteorder(order)).tobytes()
-    depths, end = struct.pack(order + "3H", bits, bits, bits), 8 + len(data)
-    # Number, type (3: two bytes, 4: four), how many, value; three depths do not fit and lie behind the pixels.
-    tags = [
-        (256, 4, 1, width),
-        (257, 4, 1, height),
-        (258, 3, *((1, bits) if channels == 1 else (3, end))),
-        (259, 3, 1, 1),
-    ]
-    tags += [(262, 3, 1, 1 if channels == 1 else 2), (273, 4, 1, 8), (277, 3, 1, channels), (278, 4, 1, height)]
-    tags += [(279, 4, 1, len(data)), (339, 3, 1, sample)]
-    entries = b"".join(struct.pack(order + ("HHIHxx" if t[1:3] == (3, 1) else "HHII"), *t) for t in tags)
-    header = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", end + len(depths))
-    return header + data + depths + struct.pack(order + "H", len(tags)) + entries + bytes(4)
+    data = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    tags = {256: width, 257: height, 258: values.dtype.itemsize * 8, 259: 1, 262: 1 if channels == 1 else 2, 273: 8}
+    tags |= {277: channels, 278: height, 279: len(data), 339: sample}
+    entries = b"".join(struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in tags.items())
+    header = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8 + len(data))
+    return header + data + struct.pack(order + "H", len(tags)) + entries + bytes(4)
 
 
 def png16(values: np.ndarray) -> bytes:
     """A PNG of 16 bits from uint16 [height, width, channels] of grey and alpha, RGB or RGBA."""
     height, width, channels = values.shape
     lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
-    header = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
-    return png(header, zlib.compress(lines))
+    return png(width, height, lines, 16, {2: 4, 3: 2, 4: 6}[channels])
 
 
 RAMP = np.linspace(0, 1, 64 * 32).reshape(32, 64)
 
 
+GREYS = [("u2", 1, 65535), *[("i4", 2, full) for full in (65535, 10**5, 2 * 10**9)]]
+GREYS += [("f4", 3, full) for full in (1, 10**5, 2 * 10**9)]  # beyond the usual range, the brightest is the scale
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
-@pytest.mark.parametrize(("dtype", "sample", "full"), [("u2", 1, 65535), ("i4", 2, 65535), ("f4", 3, 1)])
+@pytest.mark.parametrize(("dtype", "sample", "full"), GREYS)
 def test_deep_greys_of_tiffs_are_scaled_and_none_clipped(order, dtype, sample, full):
-    photo = np.asarray(read_photo(tiff((RAMP * full).astype(dtype), sample=sample, order=order)))
+    photo = np.asarray(read_photo(tiff((RAMP * full).astype(dtype), sample, order)))
     np.testing.assert_allclose(photo, np.repeat((RAMP * 255)[..., None], 3, axis=2), atol=0.51)
-
-
-@pytest.mark.parametrize(("dtype", "sample"), [("i4", 2), ("f4", 3)])
-@pytest.mark.parametrize("full", [100_000, 2_000_000_000])
-def test_greys_beyond_the_usual_range_are_scaled_by_the_brightest(dtype, sample, full):
-    photo = np.asarray(read_photo(tiff((RAMP * full).astype(dtype), sample=sample)))
-    np.testing.assert_allclose(photo[..., 0], RAMP * 255, atol=0.51)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -5.0, 3e38])
@@ -296,30 +270,24 @@ def test_strange_numbers_among_greys_are_no_error(value):
     assert read_photo(tiff(values, sample=3)).size == (64, 32)
 
 
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_deep_colours_of_tiffs_are_scaled(order):
-    values = np.stack([RAMP, RAMP[::-1], RAMP[:, ::-1]], axis=2)
-    photo = np.asarray(read_photo(tiff((values * 65535).astype("u2"), order=order)))
-    np.testing.assert_allclose(photo, values * 255, atol=1)
-
-
-@pytest.mark.parametrize("channels", [2, 3, 4])
-def test_deep_colours_and_alpha_of_pngs_are_scaled(channels):
+@pytest.mark.parametrize(
+    ("write", "channels"), [(tiff, 3), (partial(tiff, order=">"), 3), (png16, 2), (png16, 3), (png16, 4)]
+)
+def test_deep_colours_and_alpha_are_scaled(write, channels):
     values = np.stack([RAMP, RAMP[::-1], RAMP[:, ::-1], np.ones_like(RAMP)], axis=2)
     values = values[..., [0, 3]] if channels == 2 else values[..., :channels]
-    photo = np.asarray(read_photo(png16((values * 65535).astype("u2"))))
-    np.testing.assert_allclose(photo, (values[..., [0, 0, 0]] if channels == 2 else values[..., :3]) * 255, atol=1)
+    photo = np.asarray(read_photo(write((values * 65535).astype("u2"))))
+    np.testing.assert_allclose(photo, values[..., [0, 0, 0] if channels == 2 else [0, 1, 2]] * 255, atol=1)
 
 
 @pytest.mark.parametrize("kind", WITH_EXIF)
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_photo_is_upright(kind, orientation):
     upright = np.kron([[0, 85], [170, 255]], np.ones((16, 24))).astype(np.uint8)[..., None].repeat(3, axis=2)
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    data = encode(Image.fromarray(np.ascontiguousarray(STORED[orientation](upright))), kind, exif=exif.tobytes())
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright)))
+    data = encode(stored, kind, exif=oriented(orientation).tobytes())
     photo = read_photo(data)
-    assert photo.getexif().get(ORIENTATION, 1) == 1  # nobody turns it a second time
+    assert photo.getexif().get(0x0112, 1) == 1  # nobody turns it a second time
     assert photo.size == measure_photo(data) == (48, 32)
     np.testing.assert_allclose(np.asarray(photo)[4::8, 4::8], upright[4::8, 4::8], atol=8 if kind in LOSSY else 0)
 
@@ -329,32 +297,26 @@ def test_photo_is_upright(kind, orientation):
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_measured_size_is_that_of_the_photo(kind, orientation, size):
-    data = turned(kind, orientation, *size)
+    data = encode(picture(*size), kind, exif=oriented(orientation))
     assert measure_photo(data) == read_photo(data).size
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I;16B"])
 def test_deep_grey_photo_is_turned(mode):
     values = (RAMP * 65535).astype("<u2" if mode == "I;16" else ">u2")
-    exif = Image.Exif()
-    exif[ORIENTATION] = 6
-    plain, turned = (
-        encode(Image.frombytes(mode, (64, 32), values.tobytes()), "TIFF", exif=e) for e in (Image.Exif(), exif)
-    )
-    assert read_photo(turned).tobytes() == read_photo(plain).transpose(Image.Transpose.ROTATE_270).tobytes()
+    image = Image.frombytes(mode, (64, 32), values.tobytes())
+    plain, turned = (read_photo(encode(image, "TIFF", exif=oriented(orientation))) for orientation in (1, 6))
+    assert turned.tobytes() == plain.transpose(Image.Transpose.ROTATE_270).tobytes()
 
 
 @pytest.mark.parametrize("at_least", [1, 50, 75, 99, 100, 150, 299, 300, 1000])
-def test_reduced_photo_is_large_enough_and_no_larger_than_needed(at_least):
+def test_reduced_photo_is_large_enough_and_no_larger_than_needed_and_only_a_jpeg_is_reduced(at_least):
     photo = read_photo(encode(picture(400, 300), "JPEG"), at_least=at_least)
     scale = 400 / photo.width
     assert scale in (1, 2, 4, 8)
     assert min(photo.size) >= min(at_least, 300)
     assert scale == 8 or 300 / (2 * scale) < at_least
-
-
-def test_reduction_leaves_other_formats_alone():
-    assert read_photo(encode(picture(400, 300)), at_least=10).size == (400, 300)
+    assert read_photo(encode(picture(400, 300)), at_least=at_least).size == (400, 300)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -365,10 +327,10 @@ def test_reduction_leaves_other_formats_alone():
         (b"<!DOCTYPE html><title>404</title>", "not an image", "<!DOCTYP"),
         (b"\xff", "not an image", "begins with"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n", "not an image", "%!PS"),
-        (png_header(60_000, 60_000), "too many pixels", "3600000000"),
-        (png_header(9000, 9000), "too many pixels", "9000 × 9000, at most 80,000,000"),
-        (png_header(10_000, 10_000), "too many pixels", "at most 80,000,000"),  # Pillow warns above 9459
-        (png_header(14_000, 14_000), "too many pixels", "exceeds limit"),  # and raises above 13377
+        (png(60_000, 60_000), "too many pixels", "3600000000"),
+        (png(9000, 9000), "too many pixels", "9000 × 9000, at most 80,000,000"),
+        (png(10_000, 10_000), "too many pixels", "at most 80,000,000"),  # Pillow warns above 9459
+        (png(14_000, 14_000), "too many pixels", "exceeds limit"),  # and raises above 13377
         (encode(picture(200, 15)), "too small", "200 × 15 pixels, at least 16"),
         (encode(picture(1, 1), "GIF"), "too small", "1 × 1"),
     ],
@@ -380,21 +342,25 @@ def test_bad_bytes_are_refused_with_their_reason(way, data, reason, detail):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_limits_are_settings(way):
-    data = encode(picture(64, 40))
+def test_limits_are_settings(way, tmp_path):
+    path, data = tmp_path / "photo.png", encode(picture(64, 40))
+    path.write_bytes(data)
+    for source in (path, data, io.BytesIO(data)):
+        error = refusal(source, way, limits=Limits(max_bytes=len(data) - 1))
+        assert error.reason == "too many pixels"
+        assert f"{len(data) - 1:,}" in error.detail
     assert way(data, limits=Limits(max_pixels=64 * 40, max_bytes=len(data), min_side=40))
     assert refusal(data, way, limits=Limits(max_pixels=64 * 40 - 1)).detail == "64 × 40, at most 2,559 are decoded"
     assert refusal(data, way, limits=Limits(min_side=41)).detail == "64 × 40 pixels, at least 41 a side are needed"
-    assert refusal(data, way, limits=Limits(max_bytes=len(data) - 1)).reason == "too many pixels"
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_pillows_own_limit_stays_above_ours(way):
-    error = refusal(png_header(14_000, 14_000), way, limits=Limits(max_pixels=10**9))
+    error = refusal(png(14_000, 14_000), way, limits=Limits(max_pixels=10**9))
     assert error.reason == "too many pixels"
     assert "PIL.Image.MAX_IMAGE_PIXELS" in error.detail
     # Below it, where Pillow only warns, the decoder is asked, and finds that this file holds no pixels.
-    assert refusal(png_header(10_000, 10_000), way, limits=Limits(max_pixels=10**9)).reason == "truncated"
+    assert refusal(png(10_000, 10_000), way, limits=Limits(max_pixels=10**9)).reason == "truncated"
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -416,14 +382,11 @@ def test_bad_places_are_refused_without_waiting(tmp_path, way):
         assert refusal(tmp_path / "pipe.jpg", way).detail == "not a regular file"
 
 
-def test_wrong_kinds_of_source_and_huge_files_are_refused(tmp_path):
-    path, data = tmp_path / "photo.png", encode(picture())
-    path.write_bytes(data)
-    for source in (path, data, io.BytesIO(data)):
-        assert "1,000" in refusal(source, limits=Limits(max_bytes=1000)).detail
-    with path.open(encoding="utf-8") as file:
+def test_wrong_kinds_of_source_are_refused(tmp_path):
+    (tmp_path / "photo.png").write_bytes(encode(picture()))
+    with (tmp_path / "photo.png").open(encoding="utf-8") as file:
         assert "open it with mode 'rb'" in refusal(file).detail
-    assert "closed" in refusal(file, way=lambda file: read_photo(file.buffer)).detail
+    assert "closed" in refusal(file.buffer).detail
     assert "not int" in refusal(42).detail
     assert "not NoneType" in refusal(None).detail
 
@@ -448,31 +411,21 @@ def test_heic_that_lies_about_its_size_is_refused_before_it_is_decoded():
 
 @pytest.mark.parametrize(
     ("brand", "kind", "remedy"),
-    [
-        (b"heic", "HEIF", "pip install pillow-heif"),
-        (b"mif1", "HEIF", "pip install pillow-heif"),
-        (b"avif", "AVIF", "pip install pillow"),
-    ],
+    [(b"heic", "HEIF", "pillow-heif"), (b"mif1", "HEIF", "pillow-heif"), (b"avif", "AVIF", "pillow")],
 )
 def test_photo_whose_reader_is_missing_is_refused_with_the_remedy(monkeypatch, brand, kind, remedy):
     monkeypatch.setattr(photos, "FORMATS", tuple(f for f in FORMATS if f != kind and f != "AVIF"))
     error = refusal(b"\0\0\0\x1cftyp" + brand + bytes(500))
     assert error.reason == "unsupported"
-    assert remedy in error.detail
+    assert f"pip install {remedy} -U" in error.detail
     assert refusal(b"\0\0\0\x1cftypisom" + bytes(500)).reason == "not an image"  # a film
 
 
-def test_pillow_heif_is_optional_and_an_old_one_is_not_used(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    assert photos._heif() == ()
-    monkeypatch.setitem(sys.modules, "pillow_heif", types.SimpleNamespace(__version__="1.7.0"))
-    assert photos._heif() == ()
-
-
-def test_without_pillow_heif_everything_else_is_read():
-    code = """if True:
-        import io, sys
-        sys.modules["pillow_heif"] = None
+@pytest.mark.parametrize("module", ["None", "types.SimpleNamespace(__version__='1.7.0')"])
+def test_without_pillow_heif_or_with_an_old_one_everything_else_is_read(module):
+    code = f"""if True:
+        import io, sys, types
+        sys.modules["pillow_heif"] = {module}
         from PIL import Image
         from carclf.data.photos import FORMATS, PhotoError, read_photo
         file = io.BytesIO()

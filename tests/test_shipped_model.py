@@ -54,7 +54,7 @@ def test_its_card_says_what_it_has_seen_and_what_it_is_for(classifier):
     card = classifier.card
     assert {"learned from", "good for", "not for", "photos' rights"} <= set(card.about)
     with pytest.warns(DeprecationWarning):  # version 0.1 wrote the card
-        recipe = carclf.Recipe.from_dict(card.training["recipe"])
+        recipe = carclf.Recipe(**card.training["recipe"])
     # experiments/ship.py trains this recipe and averages; class weights were dropped after it
     assert replace(recipe, class_weight="none") == carclf.RECIPES["thorough"]
     assert card.size == recipe.stages[-1].size and "mean of" in card.training["weights"]

@@ -51,11 +51,9 @@ def interrupted(data, out: Path) -> carclf.Run:
     Engine.step = stop
     try:
         carclf.fit(recipe(), *data, out)
-    except KeyboardInterrupt:
-        pass
-    else:
         raise RuntimeError("the run was not interrupted")
-    Engine.step = step
+    except KeyboardInterrupt:
+        Engine.step = step
     Processes.join("cpu").wait()
     return carclf.fit(recipe(), *data, out)
 

@@ -5,8 +5,8 @@ A folder `cache/<settings>/` holds `photos.npy`, which numpy opens by itself, an
 of it is which file. The index is written last and atomically: rows that it does not name do not exist. Rows that it
 has named are never written again, so whoever has the array open can go on reading.
 
-A photo is known by its path, size and time of change. Only `TensorCache.verify` notices a file that was exchanged for
-one alike in all three, or pixels that rotted on the disk.
+A photo is known by its path, size and time of change. Only `TensorCache.verify` notices a file that was
+replaced by one with the same path, size and time, or pixels that were corrupted on the disk.
 """
 
 from __future__ import annotations

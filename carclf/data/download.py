@@ -74,7 +74,7 @@ class _Refused(ValueError):
 
 
 def unpack(source: str | os.PathLike, folder: str | os.PathLike) -> Unpacked:
-    """Bring the photos of an untrusted zip, tar, tar.gz or folder into a folder, and overwrite nothing there.
+    """Extract the photos of an untrusted zip, tar, tar.gz or folder; existing files are never overwritten.
 
     A photo is renamed into place once complete, so an interruption leaves no half photo; a second call brings the rest.
 
@@ -96,7 +96,7 @@ def unpack(source: str | os.PathLike, folder: str | os.PathLike) -> Unpacked:
             free = check_disk(root, sum(member.size for name, member in plan.items() if not (root / name).exists()))
         for name, member in tqdm(plan.items(), "unpack", unit="photo", leave=False):
             try:
-                (written if _bring(member, root / name) else present).append(name)
+                (written if _extract(member, root / name) else present).append(name)
             except _Refused as reason:
                 aside[str(reason)].append(member.name)
     return Unpacked(written, present, dict(aside), sum(plan[name].size for name in written), free)
@@ -204,13 +204,13 @@ def _problem(name: str, size: int, root: Path) -> str | None:
     if any(part.startswith(".") for part in parts):
         return "hidden"  # `scan` leaves these out
     if PurePosixPath(name).suffix.lower() not in SUFFIXES:
-        return "no photo's ending"
+        return "not a photo's extension"
     if (
         UNPORTABLE.search(name)
         or any(RESERVED.fullmatch(part) or len(part.encode()) > LONGEST_PART for part in parts)
         or len(os.fsencode(root / name)) > LONGEST_PATH
     ):
-        return "a name that not every system can hold"
+        return "a file name that some systems cannot store"
     try:
         DATA_FILTER(tarfile.TarInfo(name), str(root))  # a second opinion
     except (tarfile.FilterError, OSError):
@@ -218,16 +218,16 @@ def _problem(name: str, size: int, root: Path) -> str | None:
     return f"more than {LIMITS.max_bytes:,} bytes" if size > LIMITS.max_bytes else None  # more than `read_photo` takes
 
 
-def _bring(member: _Member, target: Path) -> bool:
+def _extract(member: _Member, target: Path) -> bool:
     """Write one photo; False if it is there already."""
     if os.path.normcase(os.path.realpath(target)) != os.path.normcase(target):
-        raise _Refused("a link in the folder leads it elsewhere")
+        raise _Refused("a link in the folder points elsewhere")
     with writing(target):
         nearest = next(place for place in (target, *target.parents) if place.exists())
         if nearest == target and target.is_file() and _equal(member, target):
             return False
         if nearest == target or not nearest.is_dir():
-            raise _Refused("something else in the folder has its name")
+            raise _Refused("the folder has another file of this name")
         target.parent.mkdir(parents=True, exist_ok=True)
     with replacing(target) as part:
         part.unlink(missing_ok=True)  # left by a killed run
@@ -252,7 +252,7 @@ def _pieces(member: _Member) -> Iterator[bytes]:
     except Exception as error:  # as in `_of_archive`; what the caller raises does not come in here
         raise _Refused("damaged or unreadable") from error
     if left:
-        raise _Refused("not of the size that its header claims")
+        raise _Refused("its size differs from its header")
 
 
 class Downloaded(NamedTuple):
@@ -301,7 +301,7 @@ def download(source: str | os.PathLike = "listing", folder: str | os.PathLike = 
         raise ValueError(f"no photo came out of {place}: {unpacked}".replace("\n", "; "))
     branded = sum(parse_brand(PurePosixPath(name).name) is not None for name in names)
     sample, broken = names[:: -(-len(names) // SAMPLE)], {}
-    for name in tqdm(sample, "look", unit="photo", leave=False):
+    for name in tqdm(sample, "check", unit="photo", leave=False):
         try:
             read_photo(Path(folder, name))
         except PhotoError as error:
@@ -330,5 +330,5 @@ def _fetch(handle: str) -> Path:
         )
         if isinstance(error, ImportError):
             remedy = 'pip install "carclf[download]", or pip install kagglehub'
-        by_hand = f"download the zip from {page} with a browser, then: python -m carclf download path/to/archive.zip"
+        by_hand = f"download the zip from {page} with a browser, then: carclf download path/to/archive.zip"
         raise OSError(f"{handle} was not downloaded ({why}); {remedy}; or {by_hand}") from error

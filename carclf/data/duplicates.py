@@ -19,7 +19,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
 NEAR = 32  # bits of 256
-SIDE, LOWEST, VIEWS = 64, 16, 4  # pixels a view is shrunk to, frequencies kept in each direction, views a photo
+SIDE, LOWEST, VIEWS = 64, 16, 4  # pixels a view is shrunk to, frequencies kept in each direction, views per photo
 FLAT = 2.0  # grey levels: a view whose standard deviation is below this says nothing
 SAMPLES, SAMPLE_BITS = 32, 16  # two photos are compared if one of so many samples of bits is equal in both
 REACH = 20  # and only with so many next ones of equal sample, so that a thousand copies need no million comparisons
@@ -27,12 +27,12 @@ COUNT = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dt
 
 
 def fingerprint(image: Image.Image) -> str | None:
-    """Perceptual hash of an upright photo of at least `SIDE` pixels a side.
+    """Perceptual hash of an upright photo of at least `SIDE` pixels per side.
 
     Returns
     -------
     str or None
-        4 × 64 hexadecimal digits, 256 bits a view; None for a photo without contrast.
+        4 × 64 hexadecimal digits, 256 bits per view; None for a photo without contrast.
     """
     grey = image.convert("L")
     views = [np.asarray(grey.resize((SIDE, SIDE), Image.Resampling.BOX, box)) for box in _boxes(*grey.size)]
@@ -61,7 +61,7 @@ def duplicates(manifest: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row a pair: path and other_path, brand and other_brand (missing if the name has none), kind ("exact" or
+        One row per pair: path and other_path, brand and other_brand (missing if the name has none), kind ("exact" or
         "near") and bits (0 to 32, how far apart the most similar of their views are). If many photos show one picture,
         there are just enough pairs to connect them.
     """

@@ -1,4 +1,4 @@
-"""Folder of photos -> manifest: a table with one row a photo."""
+"""Folder of photos -> manifest: a table with one row per photo."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def scan(folder: str | os.PathLike | Sequence[str | os.PathLike]) -> pd.DataFram
     Returns
     -------
     DataFrame
-        One row a photo, sorted by path, with the columns
+        One row per photo, sorted by path, with the columns
 
         ============  ==================================================================================
         path          str, absolute
@@ -128,7 +128,7 @@ def inspect(paths: list[str]) -> pd.DataFrame:
         ):
             for start in range(0, len(todo), CHUNK):
                 part = todo.iloc[start : start + CHUNK]
-                facts = pool.map(_look, part.index)
+                facts = pool.map(_facts_of, part.index)
                 rows = [(*state, *fact) for state, fact in zip(part.itertuples(index=False), facts, strict=True)]
                 seen.append(pd.DataFrame(rows, part.index, FACTS, dtype=object))
                 memory.remember(seen[-1])
@@ -136,7 +136,7 @@ def inspect(paths: list[str]) -> pd.DataFrame:
     return pd.concat(seen).reindex(paths).astype(dict.fromkeys(FACTS[:4], "int64"))
 
 
-def _look(path: str) -> tuple[int, int, str | None, str | None, str | None]:
+def _facts_of(path: str) -> tuple[int, int, str | None, str | None, str | None]:
     """Width, height, problem, digest and fingerprint of one file."""
     digest = None
     try:
@@ -245,7 +245,7 @@ class Report(NamedTuple):
 
     brands: pd.DataFrame  # most photos first: photos, vehicles, models, share, more_than_once, suspect, set_aside
     sizes: pd.DataFrame  # least, 5 %, median, 95 %, most of width, height and shorter_side in pixels, and of kilobytes
-    problems: pd.DataFrame  # a row a reason: how many photos are set aside for it, and one of them as an example
+    problems: pd.DataFrame  # a row per reason: how many photos are set aside for it, and one of them as an example
     imbalance: float  # photos of the largest brand over photos of the smallest
 
 

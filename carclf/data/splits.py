@@ -74,8 +74,10 @@ def split(
         if len(sizes) < 3:
             too_small.append(f"{brand} ({len(sizes)})")
     if too_small:
-        message = f"brands with fewer than 3 {group_by}s: {', '.join(too_small)}. A single {group_by} is only learned"
-        warnings.warn(f"{message}, of two one is tested; add photos of further {group_by}s", stacklevel=3)
+        message = (
+            f"brands with fewer than 3 {group_by}s: {', '.join(too_small)}. With one {group_by} a brand is never tested"
+        )
+        warnings.warn(f"{message}, with two never validated; add photos of more {group_by}s", stacklevel=3)
     result = pd.Series(None, index=manifest.index, dtype=object)
     result[earlier >= 0] = [SPLITS[rank] for rank in earlier[earlier >= 0]]  # also photos that are set aside today
     result[rows.index] = [place[group] for group in groups]

@@ -105,7 +105,7 @@ def expected_calibration_error(predictions: pd.DataFrame, bins: int = 15) -> flo
 def calibration_error_interval(
     predictions: pd.DataFrame, bins: int = 15, seed: int = 0, n_boot: int = 1000
 ) -> tuple[float, float]:
-    """95 % interval (low, high) of the expected calibration error that endless photos would show in these ranges.
+    """95 % interval (low, high) of the expected calibration error that infinitely many photos would show here.
 
     Chance adds to the error, so the lower end subtracts what chance alone makes: the sum over the ranges of how far
     their gaps move between resamples of the vehicles. If it is 0, the model may be perfect. The upper end is that of

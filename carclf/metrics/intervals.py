@@ -52,7 +52,7 @@ def percentiles(draws: np.ndarray, vehicles: float, bounds: tuple[float, float] 
 def share_interval(right: pd.Series, vehicle: pd.Series, by: pd.Series) -> pd.DataFrame:
     """95 % intervals of the share of `right` in each group, for groups too small to resample.
 
-    They are those of Clopper and Pearson on the effective number of photos, (Σm)² / Σm² with m photos a vehicle in
+    They are those of Clopper and Pearson on the effective number of photos, (Σm)² / Σm² with m photos per vehicle in
     that group (Kish 1965), as if all photos of a vehicle were right or wrong together. They are exact if every
     vehicle has one photo, and wider than necessary if siblings disagree. The three Series share one index.
 

@@ -1,8 +1,8 @@
-"""What drives on this street? Shares of brands among unlabelled photos, corrected for the classifier's confusions.
+"""Which brands drive on this street? Shares among unlabelled photos, corrected for the classifier's confusions.
 
 Counting predictions is biased: a brand that is often mistaken for another is counted too rarely, and brands that were
 common (or weighed more) in training are named too often. So the probabilities are first calibrated on valid, whose
-shares are known, by one bias a brand; then expectation-maximisation finds the shares that make the new photos most
+shares are known, by one bias per brand; then expectation-maximisation finds the shares that make the new photos most
 likely (Saerens et al. 2002; with the bias, Alexandari et al. 2020). This assumes that photos of a brand look the same
 on the street as in valid. Brands that the model does not know get no share.
 """
@@ -17,7 +17,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp, softmax
 from tqdm.auto import tqdm
 
-RIDGE = 0.5  # photos' worth of doubt about each bias: a brand with three photos in valid does not get a wild one
+RIDGE = 0.5  # pseudo-photos about each bias: a brand with three photos in valid does not get a wild one
 STEPS, CLOSE = 2_000, 1e-7  # of expectation-maximisation: at most, and the change of a share at which it stops
 
 

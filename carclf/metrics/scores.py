@@ -1,6 +1,6 @@
 """Predictions -> scores with intervals: of all photos, brand by brand, and of two models side by side.
 
-Metrics take a predictions table, one row a photo, or the photos of it that `scored` returned: score once, use often.
+Metrics take a predictions table, one row per photo, or the photos of it that `scored` returned: score once, use often.
 """
 
 from __future__ import annotations
@@ -268,7 +268,7 @@ def _check_same_photos(a: pd.DataFrame, b: pd.DataFrame) -> None:
     """Raise ValueError if two scored tables, indexed and sorted by path, differ in what they show."""
     for name, table in ("a", a), ("b", b):
         if not table.index.is_unique:
-            raise ValueError(f"{name} names {table.index[table.index.duplicated()][0]} twice; keep one row a photo")
+            raise ValueError(f"{name} names {table.index[table.index.duplicated()][0]} twice; keep one row per photo")
     only = {"a": a.index.difference(b.index), "b": b.index.difference(a.index)}
     missing = [f"{len(paths)} are in {name} alone, such as {paths[0]}" for name, paths in only.items() if len(paths)]
     if missing:

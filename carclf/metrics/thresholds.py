@@ -39,7 +39,7 @@ def threshold_table(predictions: pd.DataFrame, thresholds: Sequence[float] | np.
 def operating_points(predictions: pd.DataFrame, targets: Sequence[float] = (0, 0.9, 0.95, 0.99)) -> pd.DataFrame:
     """The smallest threshold at which the accuracy of these photos reaches each target; 0 accepts everything.
 
-    It describes the photos given and promises nothing about others; `choose_threshold` does. Call it on valid, and see
+    It describes the photos given and promises nothing about others; `promise` does. Call it on valid, and see
     what the thresholds do on test with ``threshold_table(test, points["threshold"])``.
 
     Returns
@@ -56,11 +56,18 @@ def operating_points(predictions: pd.DataFrame, targets: Sequence[float] = (0, 0
 def choose_threshold(
     valid_predictions: pd.DataFrame, accuracy: float = 0.95, confidence_level: float = 0.9, seed: int = 0
 ) -> float:
-    """The smallest threshold that can promise this accuracy among the accepted photos.
+    """The threshold of `promise`."""
+    return promise(valid_predictions, accuracy, confidence_level, seed)["threshold"]
 
-    The promise: with a probability of `confidence_level` over the choice of valid's vehicles, an accepted photo of a
-    new vehicle of the same kind is right with a probability of at least `accuracy`. (A finite set of test photos may
-    still show less.) It assumes that surer photos are not less often right, and that the confidences were fixed before
+
+def promise(
+    valid_predictions: pd.DataFrame, accuracy: float = 0.95, confidence_level: float = 0.9, seed: int = 0
+) -> dict[str, float]:
+    """The smallest threshold that can promise this accuracy among the accepted photos, ready for a model's card.
+
+    With a probability of `confidence_level` over the choice of valid's vehicles, an accepted photo of a new vehicle of
+    the same kind is right with a probability of at least `accuracy`. (A finite set of test photos may still show less.)
+    It assumes that more confident answers are right at least as often, and that the confidences were fixed before
     the labels of valid were seen; a temperature fitted on valid, or an epoch chosen on it, bends that a little.
 
     How: one photo of each vehicle is drawn (by `seed`), since siblings are not independent. Going from strict to
@@ -69,21 +76,12 @@ def choose_threshold(
     "Learn then Test"). The search starts where the bound would be highest if the confidences were true: the very surest
     photos are too few to prove anything.
 
-    If no threshold can promise it, the one whose bound comes nearest is returned, with a UserWarning.
-    """
-    return promise(valid_predictions, accuracy, confidence_level, seed)["threshold"]
-
-
-def promise(
-    valid_predictions: pd.DataFrame, accuracy: float = 0.95, confidence_level: float = 0.9, seed: int = 0
-) -> dict[str, float]:
-    """What `choose_threshold` chooses and what it is worth, ready for a model's card.
-
     Returns
     -------
     dict
         ``threshold``, ``accuracy``, ``confidence_level``, ``bound`` (the accuracy that valid proves for this threshold)
-        and ``kept`` (bool: whether the accuracy can be promised at all).
+        and ``kept`` (bool). If no threshold can promise the accuracy, this is the one whose bound comes nearest, with
+        ``kept`` False and a UserWarning.
     """
     for name, value, usual in ("accuracy", accuracy, 0.95), ("confidence_level", confidence_level, 0.9):
         if not 0 < value < 1:
@@ -104,8 +102,8 @@ def promise(
     warnings.warn(
         f"no threshold can promise that {accuracy:.1%} of the answers are right; {best:.3f} comes nearest with "
         f"{at['accuracy']:.1%} right of the {at['coverage']:.1%} of photos it answers. Even without a mistake it takes "
-        f"{needed} vehicles, and valid has {table['photos'].iloc[-1]}: add photos of more vehicles to valid, fit a "
-        "temperature first, or ask for less",
+        f"{needed} vehicles, and valid has {table['photos'].iloc[-1]}: add photos of more vehicles, or pass "
+        "a lower accuracy",
         stacklevel=3,
     )
     return {"threshold": best, **facts, "bound": float(bound.max()), "kept": False}
@@ -121,7 +119,7 @@ def promised(
 ) -> pd.DataFrame:
     """Promised against measured: what a threshold chosen on valid does on test. Look at it once.
 
-    The settings are those given to `choose_threshold`.
+    The settings are those given to `promise`.
 
     Returns
     -------

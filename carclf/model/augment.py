@@ -2,7 +2,7 @@
 
 Everything that moves pixels (mirror, scale, crop, aspect, rotation, shift, the resize itself) is one affine matrix a
 photo and one `grid_sample` a batch. Everything that changes colours, normalisation included, is one 3×3 matrix and one
-offset a photo. In between, blur is one convolution a batch, with a kernel a photo; erasing comes last.
+offset per photo. In between, blur is one convolution per batch, with a kernel per photo; erasing comes last.
 """
 
 from __future__ import annotations

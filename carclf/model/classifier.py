@@ -1,4 +1,4 @@
-"""The model folder: weights and a JSON card. Save it, load it, and predict: photos -> a table, one row a photo."""
+"""The model folder: weights and a JSON card. Save it, load it, and predict: photos -> a table, one row per photo."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Card:
 
 
 class Scores(NamedTuple):
-    """Predictions with the numbers behind them, a row a photo; NaN if it could not be read."""
+    """Predictions with the numbers behind them, a row per photo; NaN if it could not be read."""
 
     table: pd.DataFrame  # as `Classifier.predict` returns it
     logits: np.ndarray  # float32 [N, n_classes], before the temperature
@@ -127,8 +127,8 @@ class Classifier:
         ood = None
         if card.ood is not None and card.ood.get("method") != METHOD:
             warnings.warn(
-                f"{folder}: OOD method {card.ood.get('method')!r} was removed for {METHOD!r}, so no photo will "
-                "be unknown; choose a detector with calibrate_on_valid",
+                f"{folder}: OOD method {card.ood.get('method')!r} is no longer supported, so no photo will be "
+                "called unknown; run calibrate_on_valid",
                 stacklevel=2,
             )
             card = replace(card, ood=None)
@@ -177,17 +177,17 @@ class Classifier:
         self.card = replace(self.card, temperature=float(temperature))
 
     def predict(self, sources: Sources, names: Sequence[str] | None = None, batch_size: int = 64) -> pd.DataFrame:
-        """Name the brand on photos.
+        """Predict the brand in each photo.
 
         Parameters
         ----------
         sources : a path, a folder, an encoded photo (bytes), a sequence of these, or a manifest
-        names : for the column `path`, one a photo; only bytes need one
-        batch_size : photos a pass
+        names : for the column `path`, one per photo; only bytes need one
+        batch_size : photos per pass
 
         Returns
         -------
-        DataFrame, one row a photo, also if it cannot be read, in the order given, with the columns
+        DataFrame, one row per photo, also if it cannot be read, in the order given, with the columns
 
         ==========  ========================================================================================
         path        str
@@ -244,16 +244,15 @@ class Classifier:
         """The same photos as if the temperature were 1."""
         return self._tabulate(scores, 1.0)
 
-    def probabilities(self, photos: np.ndarray) -> np.ndarray:
-        """Probabilities float32 [N, n_classes] of squished photos, uint8 [N, 3, cache_size, cache_size]."""
-        return self.softmax(self.outputs(photos)[0])
-
     def softmax(self, logits: np.ndarray) -> np.ndarray:
         """Probabilities float32 [N, n_classes] of logits, with the card's temperature."""
         return softmax(logits / self.card.temperature, axis=1)
 
     def outputs(self, photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Logits float32 [N, n_classes] and features float32 [N, n_features] of squished photos, as `probabilities`."""
+        """Logits float32 [N, n_classes] and features float32 [N, n_features] of squished photos.
+
+        `photos` is uint8 [N, 3, cache_size, cache_size], as `TensorCache` holds them.
+        """
         x, head = self.prepare(photos), head_of(self.model, self.card.backbone)
         at_once = max(1, CPU_PIXELS // self.card.size**2) if self.device.kind == "cpu" else len(x)
         with torch.inference_mode(), self.device.autocast():
@@ -290,8 +289,9 @@ class Classifier:
 def photos_of(
     sources: Sources, names: Sequence[str] | None = None
 ) -> tuple[pd.DataFrame, list[Source], list[str | None]]:
-    """First columns of the predictions, what to decode, and why not to, one a photo; see `Classifier.predict`."""
+    """First columns of the predictions, what to decode, and why not to, one per photo; see `Classifier.predict`."""
     if isinstance(sources, pd.DataFrame):
+        sources = sources if "brand" in sources else sources.assign(brand=None)
         kept = [c for c in CARRIED if c in sources]
         problems = sources["problem"] if "problem" in sources else [None] * len(sources)
         known = [None if pd.isna(problem) else problem for problem in problems]
@@ -305,7 +305,7 @@ def photos_of(
     if names is None:
         names = [str(p) if isinstance(p, (str, os.PathLike)) else f"photo {i}" for i, p in enumerate(photos, 1)]
     if len(names) != len(photos):
-        raise ValueError(f"{len(names)} names for {len(photos)} photos; give one name a photo")
+        raise ValueError(f"{len(names)} names for {len(photos)} photos; give one name per photo")
     brands = [read_name(name)[0] for name in names]
     table = pd.DataFrame({"path": list(names), "brand": pd.Series(brands, dtype=object)})
     return table, photos, [None] * len(photos)

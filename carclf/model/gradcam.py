@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from carclf.data.photos import Source
 from carclf.model.classifier import Classifier, photos_of
 
-BATCH = 32  # photos a pass
+BATCH = 32  # photos per pass
 
 
 def grad_cam(

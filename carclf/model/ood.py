@@ -11,25 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any
 
 import numpy as np
-import pandas as pd
 from scipy.spatial.distance import cdist
 from sklearn.decomposition import PCA
 
 METHOD = "mahalanobis"  # how cards name it
 AXES = 64  # along which brands vary most; the variance along all others is taken as equal, which costs next to nothing
-
-
-class Scores(Protocol):
-    """What `Classifier.score` returns, as far as it matters here."""
-
-    @property
-    def table(self) -> pd.DataFrame: ...
-
-    @property
-    def features(self) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -75,12 +64,12 @@ class OodDetector:
         return cls(-np.inf, 1.0, arrays)
 
     @classmethod
-    def choose(cls, train: Scores, valid: Scores, known: float = 0.95) -> OodDetector:
+    def choose(cls, train: Any, valid: Any, known: float = 0.95) -> OodDetector:
         """Fit on train, with the largest threshold at which at least a share `known` of the valid photos is known.
 
         Photos that could not be read, or whose brand the model does not know, are left out.
 
-        `train` and `valid` are what `Classifier.score` returns, and `known` is above 0 and at most 1.
+        `train` and `valid` are Scores from `Classifier.score`, and `known` is above 0 and at most 1.
         """
         if not 0 < known <= 1:
             raise ValueError(f"known={known}: the share of known photos must be above 0 and at most 1; try 0.95")

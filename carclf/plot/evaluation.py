@@ -183,19 +183,16 @@ def _cells(ax: Axes, table: pd.DataFrame, size: float, numbers: bool, sides: int
         ax.axhspan(row - 0.5, row + 0.5, color=PALE)
     diagonal = np.eye(*shares.shape) == 1
     mistaken = shares[~diagonal & (shares > 0)]
-    most = max(0.1, np.quantile(mistaken, 0.98)) if mistaken.size else 0.1  # a brand of one photo would pale the rest
+    most = (
+        max(0.1, np.quantile(mistaken, 0.98)) if mistaken.size else 0.1
+    )  # a brand of one photo would wash out the scale
     more = "max" if (mistaken > most).any() else "neither"
-    for mask, cmap, label, low, norm, extend in (
-        (diagonal, "Blues", "right", 0.55, PowerNorm(1, 0, 1), "neither"),
-        (
-            ~diagonal,
-            "Oranges",
-            "mistaken",
-            0.05,
-            PowerNorm(0.5, 0, most),
-            more,
-        ),  # the root makes a few per cent visible
-    ):
+    root = PowerNorm(0.5, 0, most)  # makes a few per cent visible
+    kinds = (
+        (diagonal, "Blues", "correct", 0.55, PowerNorm(1, 0, 1), "neither"),
+        (~diagonal, "Oranges", "mistaken", 0.05, root, more),
+    )
+    for mask, cmap, label, low, norm, extend in kinds:
         cells = np.ma.masked_where(~mask | ~(shares > 0), shares)
         image = ax.imshow(cells, cmap=cmap, norm=norm, aspect="auto", interpolation="nearest", zorder=1)
         place = ax.inset_axes((1.02 if sides == 1 else 1.17, low, 0.02, 0.38))

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from carclf.data.manifest import NAMING, usable
+from carclf.data.manifest import require_usable
 from carclf.plot.style import DARK, PALE, RIGHT, WIDTH, WRONG, axes, figure, house_style
 
 SPLITS = {"train": "#56B4E9", "valid": "#E69F00", "test": "#0072B2", "set aside": PALE}
@@ -22,7 +22,7 @@ SPLITS = {"train": "#56B4E9", "valid": "#E69F00", "test": "#0072B2", "set aside"
 @house_style
 def brand_counts(manifest: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Bars of the photos of every brand, and of the vehicles in them; most photos on top."""
-    rows = _usable(manifest)
+    rows = require_usable(manifest)
     counts = rows.groupby("brand")["vehicle"].agg(photos="size", vehicles="nunique")
     counts = counts.iloc[::-1].sort_values("photos", kind="stable")
     ax = _bars(ax, counts.index)
@@ -36,7 +36,7 @@ def brand_counts(manifest: pd.DataFrame, ax: Axes | None = None) -> Axes:
 @house_style
 def photo_sizes(manifest: pd.DataFrame, cache_size: int | None = None, ax: Axes | None = None) -> Axes:
     """Histogram of the photos' shorter sides; the cache enlarges those below `cache_size` pixels."""
-    rows = _usable(manifest)
+    rows = require_usable(manifest)
     side = rows[["width", "height"]].min(axis=1)
     ax = axes(ax, 0.75 * WIDTH, 3)
     ax.hist(side, np.geomspace(side.min(), side.max() + 1, 40).tolist(), color=SPLITS["train"])
@@ -56,7 +56,7 @@ def photo_sizes(manifest: pd.DataFrame, cache_size: int | None = None, ax: Axes 
 @house_style
 def split_counts(manifest: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Bars of the photos of every brand, stacked by split; most photos on top."""
-    rows = _usable(manifest)
+    rows = require_usable(manifest)
     counts = pd.crosstab(rows["brand"], rows["split"].astype(object).fillna("set aside"))
     counts = counts.iloc[::-1].loc[lambda table: table.sum(axis=1).sort_values(kind="stable").index]
     ax, left = _bars(ax, counts.index), np.zeros(len(counts))
@@ -71,7 +71,7 @@ def split_counts(manifest: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 @house_style
 def split_scores(scores: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Bars of the accuracy that the same training reaches on each split (`carclf.score_splits`), with its interval."""
+    """Bars of the accuracy of the same training on each split (`train.fit.score_splits`), with its interval."""
     ax = axes(ax, 0.75 * WIDTH, 1 + 0.45 * len(scores))
     ax.xaxis.set_major_formatter("{x:.0%}")
     reach = [scores["accuracy"] - scores["low"], scores["high"] - scores["accuracy"]]
@@ -127,7 +127,7 @@ def training_steps(steps: pd.DataFrame, fig: Figure | None = None) -> Figure:
 
 @house_style
 def range_test(table: pd.DataFrame, suggestion: float | None = None, ax: Axes | None = None) -> Axes:
-    """Loss while the learning rate grows (the table of `find_lr`), with the suggested rate marked."""
+    """Loss while the learning rate grows (the table of `find_lr`), with the suggested lr marked."""
     ax = axes(ax, 0.6 * WIDTH, 3.8)
     ax.plot(table["lr"], table["loss"], color=PALE, linewidth=1, label="of each step")
     ax.plot(table["lr"], table["smoothed"], label="smoothed")
@@ -135,16 +135,8 @@ def range_test(table: pd.DataFrame, suggestion: float | None = None, ax: Axes | 
         ax.axvline(suggestion, color=WRONG, linestyle="--", label=f"suggested: {suggestion:.1g}")
     ax.legend(loc="best")
     ax.set(xscale="log", xlabel="learning rate", ylabel="loss, nats per photo")
-    ax.set_title("Which learning rate the network can bear")
+    ax.set_title("Learning rate range test")
     return ax
-
-
-def _usable(manifest: pd.DataFrame) -> pd.DataFrame:
-    """The photos that training can use, at least one."""
-    rows = usable(manifest)
-    if rows.empty:
-        raise ValueError(f"none of the {len(manifest)} photos is readable and has a brand: {NAMING}")
-    return rows
 
 
 def _bars(ax: Axes | None, names: Sequence[str]) -> Axes:

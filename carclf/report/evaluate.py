@@ -57,7 +57,7 @@ def calibrate_on_valid(
     ----------
     manifest : with a column split; the OOD detector learns from train what is known, all else is chosen on valid
     folder : of the model, whose card.json is rewritten; None changes only the classifier
-    accuracy : share of the accepted answers that shall be right, see `choose_threshold`
+    accuracy : of the accepted answers, see `carclf.metrics.thresholds.promise`
 
     Returns
     -------
@@ -157,7 +157,7 @@ def _warn_if_learned(test: pd.DataFrame, split: pd.DataFrame) -> None:
     learned = test.path.isin(split.path[split.split.isin(["train", "valid"])]).sum()
     if learned:
         warnings.warn(
-            f"the model learned from, or was chosen by, {learned:,} of {len(test):,} photos, so these numbers flatter "
-            "it; evaluate photos marked test",
+            f"{learned:,} of {len(test):,} photos were used to train or select the model, so these numbers are too "
+            "good; evaluate photos marked test",
             stacklevel=3,
         )

@@ -92,7 +92,7 @@ class Dataset:
         unlearned = (manifest.split == "valid") & ~manifest.brand.isin(self.classes)
         problem = problem.mask(problem.isna() & unlearned, "its brand has no photo in train")
         elsewhere = problem.isna() & manifest.brand.notna() & ~manifest.split.isin(("train", "valid", "test"))
-        return set_aside(manifest.assign(problem=problem.mask(elsewhere, "neither in train nor in valid nor in test")))
+        return set_aside(manifest.assign(problem=problem.mask(elsewhere, "in none of train, valid and test")))
 
     def draws(self, seed: int, stage: int, view: int) -> torch.Tensor:
         """Random numbers for one view of every photo of train, float32 [len(train), DRAWS].

@@ -59,6 +59,11 @@ class Processes:
         """Whether this process writes files and draws progress bars."""
         return self.rank == 0
 
+    @property
+    def bar(self) -> dict[str, bool]:
+        """Arguments for tqdm: no bar in all but the main process, else tqdm's own settings decide."""
+        return {} if self.is_main else {"disable": True}
+
     def part(self, items: list[T]) -> list[tuple[int, T]]:
         """This process's part of a list whose length is a multiple of `count`, with each item's number."""
         each = len(items) // self.count

@@ -235,7 +235,7 @@ class Engine:
         draws = None if view is None else self.data.draws(self.recipe.seed, self.number, view)
         found = torch.zeros(len(rows), backbones.n_features(self.model, self.recipe.backbone), device=self.device.torch)
         parts = self._parts(len(rows), 2 * self.micro_batch)
-        for _, part in tqdm(parts, "features", unit="batch", leave=False, disable=not self.processes.is_main):
+        for _, part in tqdm(parts, "features", unit="batch", leave=False, **self.processes.bar):
             x = self._photos(rows[part], None if draws is None else draws[part])
             with self.device.autocast():
                 found[part] = backbones.features(self.model, self.recipe.backbone, x).float()

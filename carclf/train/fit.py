@@ -103,7 +103,7 @@ def _train_epoch(engine: Engine, state: State, records: Records) -> dict:
     first, steps = state.epoch * len(batches), stage.epochs * len(batches)
     title = f"stage {number + 1}/{len(engine.recipe.stages)} epoch {state.epoch + 1}/{stage.epochs}"
     began, seen = time.monotonic(), 0
-    bar = tqdm(batches, title, unit="step", leave=False, disable=not engine.processes.is_main)
+    bar = tqdm(batches, title, unit="step", leave=False, **engine.processes.bar)
     bar.update(state.step)
     for step in range(state.step, len(batches)):
         lr = one_cycle(first + step, steps, stage.max_lr)

@@ -76,7 +76,7 @@ def find_lr(
     epochs = math.ceil(steps / len(engine.batches(0)))
     batches = [batch for epoch in range(epochs) for batch in engine.batches(epoch)]
     rows, smooth, least = [], 0.0, math.inf
-    for number in tqdm(range(steps), "range test", unit="step", leave=False, disable=not processes.is_main):
+    for number in tqdm(range(steps), "range test", unit="step", leave=False, **processes.bar):
         lr = low * (high / low) ** (number / (steps - 1))
         try:
             loss = engine.step(batches[number], lr)

@@ -41,13 +41,6 @@ class Stage:
     max_lr: float  # peak of the OneCycle, for the head; earlier blocks may have less, see Recipe.layer_decay
     size: int  # side of the training photos in pixels
 
-    @classmethod
-    def of(cls, stage: Stage | dict | list | tuple) -> Stage:
-        """A stage from a dict (recipe.json), or from its four values (notebooks)."""
-        if isinstance(stage, Stage):
-            return stage
-        return cls(**stage) if isinstance(stage, dict) else cls(*stage)
-
 
 def current_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """A recipe's settings by their current names, without removed ones that had no effect."""
@@ -95,7 +88,7 @@ class Recipe:
     # Regularisation
     augment: dict = field(default_factory=dict)  # strengths that differ from carclf.Augment's defaults
     head_views: int = 2  # random views of each photo that take turns while only the head trains; 0: always a new one
-    weight_decay: float = 0.05  # of AdamW; norms and biases are spared
+    weight_decay: float = 0.05  # of AdamW; norms and biases are excluded
     # Optimization
     layer_decay: float = 1.0  # a block's lr is this times the lr of the block above it
     clip_grad: float = 1.0  # largest Euclidean norm of the gradient over all parameters; 0 switches it off
@@ -108,7 +101,9 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        stages = tuple(Stage.of(s) for s in self.stages)
+        # A stage is a dict in recipe.json, and a list of its four values in the notebook.
+        made = (s if isinstance(s, Stage) else Stage(**s) if isinstance(s, dict) else Stage(*s) for s in self.stages)
+        stages = tuple(made)
         object.__setattr__(self, "stages", stages)  # the documented way to normalise a frozen dataclass
         if not stages:
             raise ValueError("a recipe needs at least one stage, such as ('all', 5, 1e-3, 128)")
@@ -124,19 +119,11 @@ class Recipe:
                 raise ValueError(f"{name}={getattr(self, name)} must lie between {low:g} and {high:g}")
 
     @classmethod
-    def from_dict(cls, settings: dict[str, Any]) -> Recipe:
-        """A recipe from the dict in a recipe.json or a model's card, also one written by version 0.1.
-
-        Renamed settings give a DeprecationWarning; removed ones are ignored, with a warning if they had an effect.
-        """
-        return cls(**settings)
-
-    @classmethod
     def load(cls, run: str | os.PathLike) -> Recipe:
-        """The recipe in a run's folder, by `from_dict`; raises ValueError if there is none that can be read."""
+        """The recipe in a run's folder; raises ValueError if there is none that can be read."""
         path = Path(run) / FILE
         try:
-            return cls.from_dict(json.loads(path.read_text("utf-8")))
+            return cls(**json.loads(path.read_text("utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise ValueError(f"{path} is not a recipe of this version ({error}); give the folder of a run") from error
 
@@ -149,7 +136,7 @@ class Recipe:
 RECIPES = {
     # 14 epochs at up to 160 pixels: a first answer.
     "quick": Recipe(),
-    # For the shipped model: 46 epochs at up to 256 pixels. In a short training this strong
+    # 46 epochs at up to 256 pixels; the shipped model had class weights, too. In a short training this strong
     # augmentation lost points on known models and gained some on photos from other sources.
     "thorough": Recipe(
         stages=(
@@ -161,20 +148,8 @@ RECIPES = {
             Stage("blocks.2", 10, 3e-4, 256),
         ),
         label_smoothing=0.05,
-        augment={
-            "rotate": 8.0,
-            "zoom_in": 0.4,
-            "zoom_out": 0.5,
-            "aspect": 0.25,
-            "erase": 0.3,
-            "erase_area": 0.25,
-            "brightness": 0.4,
-            "contrast": 0.4,
-            "saturation": 0.5,
-            "hue": 0.03,
-            "grey": 0.1,
-            "blur": 0.7,
-        },
+        augment=dict(zoom_in=0.4, zoom_out=0.5, aspect=0.25, rotate=8.0, erase=0.3, erase_area=0.25)
+        | dict(brightness=0.4, contrast=0.4, saturation=0.5, hue=0.03, grey=0.1, blur=0.7),
     ),
     # For a graphics card with 4 GB; its head has three layers. Not run with pretrained weights yet.
     "resnet50": Recipe(
@@ -192,11 +167,7 @@ RECIPES = {
     # A stronger network from timm, for a card with 8 GB, or patience. Not run with pretrained weights yet.
     "convnext": Recipe(
         backbone="convnext_tiny.in12k_ft_in1k",
-        stages=(
-            Stage("head", 2, 1e-3, 160),
-            Stage("all", 10, 2e-4, 192),
-            Stage("all", 4, 5e-5, 224),
-        ),
+        stages=(Stage("head", 2, 1e-3, 160), Stage("all", 10, 2e-4, 192), Stage("all", 4, 5e-5, 224)),
         micro_batch=16,
         accumulate=4,
         class_weight="inverse_sqrt",

@@ -61,7 +61,7 @@ class Run:
 
 @dataclass
 class State:
-    """How far a training is.
+    """Progress of a training.
 
     Attributes
     ----------
