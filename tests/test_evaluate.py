@@ -185,5 +185,5 @@ def test_a_promise_that_could_not_be_made_is_not_claimed(calibrated, evaluated):
 
 def test_photos_that_were_learned_from_are_not_evaluated_silently(calibrated, tmp_path):
     manifest, done, *_ = calibrated
-    with pytest.warns(UserWarning, match=r"21 of 29 photos were used to train or select the model, .*; evaluate photos marked test"):
+    with pytest.warns(UserWarning, match="21 of 29 photos were used to train or select the model"):
         carclf.evaluate(done.classifier, manifest[manifest.split != "valid"], tmp_path, manifest)

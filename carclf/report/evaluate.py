@@ -31,18 +31,11 @@ from carclf.report.page import Section, write_report
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found. It unpacks as ``scores, metrics = evaluate(…)``.
+    """What `evaluate` found. It unpacks as ``scores, metrics = evaluate(…)``."""
 
-    Attributes
-    ----------
-    scores : Scores of the photos tested
-    metrics : dict, as in metrics.json
-    valid : Scores of the split's valid photos of brands that the model knows; None without a split or such photos
-    """
-
-    scores: Scores
-    metrics: dict[str, float]
-    valid: Scores | None = None
+    scores: Scores  # of the photos tested
+    metrics: dict[str, float]  # as in metrics.json
+    valid: Scores | None = None  # of the split's valid photos of known brands; None without a split or such photos
 
     def __iter__(self) -> Iterator:
         return iter((self.scores, self.metrics))

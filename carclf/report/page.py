@@ -39,18 +39,11 @@ VERSIONS = f"carclf {__version__}, Python {platform.python_version()}, numpy {np
 
 
 class Section(NamedTuple):
-    """A part of the page.
-
-    Attributes
-    ----------
-    title : str
-    words : str; empty lines separate paragraphs
-    parts : Axes and Figures to show as pictures, DataFrames as tables (floats with three digits)
-    """
+    """A part of the page."""
 
     title: str
-    words: str
-    parts: Sequence[Axes | Figure | pd.DataFrame] = ()
+    words: str  # empty lines separate paragraphs
+    parts: Sequence[Axes | Figure | pd.DataFrame] = ()  # shown as pictures, and as tables (floats with three digits)
 
 
 def write_report(

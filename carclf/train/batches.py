@@ -23,20 +23,12 @@ DRAWS = augment.DRAWS + 4
 
 @dataclass(frozen=True)
 class Batch:
-    """The photos of one optimizer step and everything random about them.
+    """The photos of one optimizer step and everything random about them."""
 
-    Attributes
-    ----------
-    positions : int64 [n], indices into `Dataset.train`
-    draws : float32 [n, DRAWS], from 0 to 1; they decide each photo's view
-    view : number of the view; batches with the same number show their photos in the same views
-    seed : of dropout
-    """
-
-    positions: np.ndarray
-    draws: torch.Tensor
-    view: int
-    seed: int
+    positions: np.ndarray  # int64 [n], indices into `Dataset.train`
+    draws: torch.Tensor  # float32 [n, DRAWS], from 0 to 1; they decide each photo's view
+    view: int  # batches of the same number show their photos in the same views
+    seed: int  # of dropout
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -44,21 +36,14 @@ class Batch:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Rows, labels and weights, in the manifest's order.
-
-    Attributes
-    ----------
-    labels : int64 [len(manifest)], -1 for rows that are not used
-    weights : float32 [n_classes], mean 1 over the photos of train
-    train, valid : int64, row numbers of the manifest
-    """
+    """Rows, labels and weights, in the manifest's order."""
 
     cache: TensorCache
     classes: tuple[str, ...]
-    labels: torch.Tensor
-    weights: torch.Tensor
-    train: np.ndarray
-    valid: np.ndarray
+    labels: torch.Tensor  # int64 [len(manifest)], -1 for rows that are not used
+    weights: torch.Tensor  # float32 [n_classes], mean 1 over the photos of train
+    train: np.ndarray  # int64, row numbers of the manifest
+    valid: np.ndarray  # the same
     paths: np.ndarray
 
     @classmethod

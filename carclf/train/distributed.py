@@ -23,17 +23,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among all of them. Make one with `join`.
-
-    Attributes
-    ----------
-    count, rank : number of processes; number of this one, from 0
-    device : what this process computes on
-    """
+    """This process among all of them. Make one with `join`."""
 
     count: int
-    rank: int
-    device: Device
+    rank: int  # of this one, from 0
+    device: Device  # of this one
 
     @classmethod
     def join(cls, device: str = "auto", precision: str = "auto") -> Processes:

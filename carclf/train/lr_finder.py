@@ -24,17 +24,10 @@ DIVERGED = 2.0  # times the lowest smoothed loss
 
 @dataclass(frozen=True)
 class RangeTest:
-    """What `find_lr` measured; `carclf.plot.range_test` draws it.
+    """What `find_lr` measured; `carclf.plot.range_test` draws it."""
 
-    Attributes
-    ----------
-    table : DataFrame, a row per optimizer step: lr, loss, smoothed
-    suggestion : the lr at which the smoothed loss falls fastest, a first max_lr. None if it never falls: look at the
-        plot, start with a lower lr or take more steps
-    """
-
-    table: pd.DataFrame
-    suggestion: float | None
+    table: pd.DataFrame  # a row per optimizer step: lr, loss, smoothed
+    suggestion: float | None  # lr at which the smoothed loss falls fastest: a first max_lr. None if it never falls
 
 
 @torch.random.fork_rng(devices=[])

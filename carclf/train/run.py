@@ -35,20 +35,12 @@ SAVE_SECONDS = 120  # a killed run loses no more than this of an epoch
 
 @dataclass(frozen=True)
 class Run:
-    """What `fit` returns, and what `Run.load` finds in a run's folder, even if the run was interrupted.
+    """What `fit` returns, and what `Run.load` finds in a run's folder, even if the run was interrupted."""
 
-    Attributes
-    ----------
-    folder : Path with model/, history.csv, steps.csv, recipe.json, split.csv and environment.json
-    history : DataFrame, a row per epoch
-    steps : DataFrame, a row per optimizer step, as `steps_table` gives it
-    classifier : Classifier of the epoch with the best accuracy on valid
-    """
-
-    folder: Path
-    history: pd.DataFrame
-    steps: pd.DataFrame
-    classifier: Classifier
+    folder: Path  # with model/, history.csv, steps.csv, recipe.json, split.csv and environment.json
+    history: pd.DataFrame  # a row per epoch
+    steps: pd.DataFrame  # a row per optimizer step, as `steps_table` gives it
+    classifier: Classifier  # of the epoch with the best accuracy on valid
 
     @classmethod
     def load(cls, folder: str | os.PathLike, device: str = "auto") -> Run:
@@ -61,24 +53,15 @@ class Run:
 
 @dataclass
 class State:
-    """Progress of a training.
+    """Progress of a training."""
 
-    Attributes
-    ----------
-    identity : recipe, classes and data; a run resumes only if they are the same
-    stage, epoch, step : the next optimizer step, from 0; epochs count within the stage, steps within the epoch
-    history : a dict per epoch
-    trace : a tuple (stage, epoch, photos, lr, loss) per optimizer step
-    engine : `Engine.state_dict()` of the checkpoint, or None at the start of a run
-    """
-
-    identity: dict
-    stage: int = 0
-    epoch: int = 0
-    step: int = 0
-    history: list[dict] = field(default_factory=list)
-    trace: list[tuple] = field(default_factory=list)
-    engine: dict | None = None
+    identity: dict  # recipe, classes and data; a run resumes only if they are the same
+    stage: int = 0  # of the next optimizer step
+    epoch: int = 0  # within the stage
+    step: int = 0  # within the epoch
+    history: list[dict] = field(default_factory=list)  # a dict per epoch
+    trace: list[tuple] = field(default_factory=list)  # (stage, epoch, photos, lr, loss) per optimizer step
+    engine: dict | None = None  # `Engine.state_dict()` of the checkpoint
 
 
 class Records:
