@@ -21,10 +21,13 @@ def run(photo_folder, tmp_path_factory):
     """A manifest with splits, and a short training on it."""
     place = tmp_path_factory.mktemp("evaluate")
     manifest = carclf.split(carclf.scan(photo_folder), (0.4, 0.3, 0.3), seed=1)
+    # A wrong name in valid: whatever the processor's rounding makes of the network, there is a mistake to calibrate on.
+    wrong = manifest.index[manifest.split == "valid"][0]
+    manifest.loc[wrong, "brand"] = next(
+        brand for brand in sorted(set(manifest.brand)) if brand != manifest.brand[wrong]
+    )
     cache = carclf.TensorCache.build(manifest, place / "cache", size=72)
-    recipe = carclf.Recipe(
-        stages=(("all", 4, 2e-3, 64),), micro_batch=8, class_weight="inverse_sqrt", device="cpu"
-    )  # makes a mistake on valid, without which no temperature can be fitted
+    recipe = carclf.Recipe(stages=(("all", 8, 3e-3, 64),), micro_batch=8, device="cpu")
     return manifest, carclf.fit(recipe, manifest, cache, place / "run")
 
 
@@ -127,7 +130,7 @@ def test_a_model_folder_without_its_ood_file_is_refused(calibrated, tmp_path):
 def test_photos_of_brands_that_the_model_does_not_know_choose_nothing(calibrated, brand):
     manifest, done, *_ = calibrated
     unknown, without = manifest.copy(), manifest.copy()
-    rows = manifest.index[manifest.split == "valid"][:3]
+    rows = manifest.index[manifest.split == "valid"][-3:]
     unknown.loc[rows, "brand"] = brand
     without.loc[rows, "brand"] = "Lada"
     copies = [carclf.Classifier.load(done.folder / "model", "cpu") for _ in range(2)]

@@ -80,7 +80,7 @@ def test_the_shipped_weights_lie_halfway_between_the_best_epoch_and_the_last(run
     assert "valid_accuracy" not in classifier.card.training["best_epoch"]
 
 
-@pytest.mark.filterwarnings("ignore:no threshold can promise")
+@pytest.mark.filterwarnings("ignore:no threshold can promise", "ignore:the best temperature", "ignore:all .* are right")
 def test_what_is_published_claims_what_valid_shows_and_is_evaluated_on_test(run, manifest, tmp_path):
     classifier = ship.publish(run, manifest, tmp_path / "model")
     again, card = carclf.Classifier.load(tmp_path / "model"), classifier.card
