@@ -55,7 +55,7 @@ def test_resnet50_starts_from_a_file_of_torchvisions_weights(ending, torchvision
     model = carclf.build_model("resnet50", 3, weights=path, head="linear").eval()
     torchvisions_features = nn.Sequential(*list(torchvisions.children())[:-1], nn.Flatten())
     with torch.no_grad():
-        assert torch.equal(models.features(model, "resnet50", PHOTOS), torchvisions_features(PHOTOS))
+        assert torch.equal(models.features(model, PHOTOS), torchvisions_features(PHOTOS))
 
 
 def test_imagenet_weights_of_resnet50_are_torchvisions_v1():
@@ -176,7 +176,7 @@ def test_a_transformers_position_embedding_trains_as_the_earliest_and_without_de
 def test_features_are_what_the_head_takes(backbone):
     model, x = random_model(backbone, 3).eval(), torch.randn(2, 3, 224, 224)
     with torch.no_grad():
-        found = models.features(model, backbone, x)
+        found = models.features(model, x)
         assert found.shape == (2, models.n_features(model, backbone))
         assert torch.equal(models.head_of(model, backbone)(found), model(x))
 

@@ -120,7 +120,7 @@ def test_computed_features_train_the_head_like_the_whole_network(data, tmp_path,
     settings = {"stages": HEAD, "head": head, "micro_batch": 6, "accumulate": 2}
     plain = carclf.fit(recipe(head_views=0, **settings), *data, tmp_path / "plain")
     forwards, forward = [], backbones.features
-    monkeypatch.setattr(backbones, "features", lambda *a: forwards.append(len(a[2])) or forward(*a))
+    monkeypatch.setattr(backbones, "features", lambda *a: forwards.append(len(a[1])) or forward(*a))
     quick = carclf.fit(recipe(head_views=2, **settings), *data, tmp_path / "quick")
     n = [len(part) for part in (Dataset.of(*data).train, Dataset.of(*data).valid)]
     assert sum(forwards) == 2 * n[0] + n[1]  # each view once, valid once

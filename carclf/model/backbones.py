@@ -145,7 +145,7 @@ def head_of(model: nn.Module, backbone: str) -> nn.Module:
     return model.get_submodule(_head_path(backbone))
 
 
-def features(model: nn.Module, backbone: str, x: torch.Tensor) -> torch.Tensor:
+def features(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """What the head takes, [N, n_features], for photos as the model takes them."""
     network: Any = model  # timm's models have methods that nn.Module does not declare
     return network.forward_head(network.forward_features(x), pre_logits=True)

@@ -256,7 +256,7 @@ class Classifier:
         x, head = self.prepare(photos), head_of(self.model, self.card.backbone)
         at_once = max(1, CPU_PIXELS // self.card.size**2) if self.device.kind == "cpu" else len(x)
         with torch.inference_mode(), self.device.autocast():
-            parts = [features(self.model, self.card.backbone, part) for part in x.split(at_once)]
+            parts = [features(self.model, part) for part in x.split(at_once)]
             logits = [head(part) for part in parts]
         return torch.cat(logits).float().cpu().numpy(), torch.cat(parts).float().cpu().numpy()
 

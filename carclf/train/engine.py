@@ -238,7 +238,7 @@ class Engine:
         for _, part in tqdm(parts, "features", unit="batch", leave=False, **self.processes.bar):
             x = self._photos(rows[part], None if draws is None else draws[part])
             with self.device.autocast():
-                found[part] = backbones.features(self.model, self.recipe.backbone, x).float()
+                found[part] = backbones.features(self.model, x).float()
         self._features[view] = self.processes.sum([found])[0]
         for module, training in modes:
             module.training = training
