@@ -19,6 +19,7 @@ _PUBLIC = {
     "model.augment": ("Augment",),
     "model.backbones": ("build_model",),
     "model.classifier": ("Classifier",),
+    "model.detector": ("find_cars",),
     "model.gradcam": ("grad_cam",),
     "train.recipe": ("RECIPES", "Recipe", "Stage"),
     "train.run": ("Run",),
@@ -26,11 +27,12 @@ _PUBLIC = {
     "train.lr_finder": ("find_lr",),
     "metrics.scores": ("compute_metrics",),
     "metrics.prevalence": ("brand_shares",),
+    "video.predict": ("predict_video",),
     "report.evaluate": ("calibrate_on_valid", "evaluate"),
     "demo.folder": ("draw_demo",),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
-_FOLDERS = ("data", "demo", "metrics", "model", "plot", "report", "train")
+_FOLDERS = ("data", "demo", "metrics", "model", "plot", "report", "train", "video")
 
 __all__ = sorted(_MODULE_OF)
 

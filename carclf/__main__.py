@@ -9,20 +9,27 @@ import math
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 if os.environ.get("RANK", "0") != "0":  # of several processes only the first draws bars; tqdm reads this at import
     os.environ.setdefault("TQDM_DISABLE", "1")
 
+import pandas as pd
+
 import carclf
+from carclf.data.boxes import read_boxes
 from carclf.data.manifest import read_table, read_test, summary
+from carclf.model.crops import CARS, one_car
 from carclf.model.device import pick
 from carclf.train.loss import CLASS_WEIGHTS
 from carclf.train.recipe import RENAMED
 
 OWN_OPTION = ("backbone", "weights", "micro_batch", "accumulate", "class_weight", "device", "seed")  # of a recipe
+EVERY = "seconds from one frame of a clip that is looked at to the next (default: %(default)s)"
 OTHERS = [field.name for field in fields(carclf.Recipe) if field.name not in (*OWN_OPTION, "stages")]
 
 
@@ -105,10 +112,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("model")
     sub.add_argument("dir", help="a folder of photos, or the split.csv of a run for its test photos")
     sub.add_argument("--out", help="write report.html, metrics, predictions and pictures to this folder")
+    _add_cars(sub, ("whole", "main"))
 
     sub = command(_shares, "the share of each brand among unlabelled photos, corrected for the model's confusions")
     sub.add_argument("folder", help="folder of a run, with model/ and split.csv")
-    sub.add_argument("path", nargs="+")
+    sub.add_argument("path", nargs="+", help="photos, clips (whose cars count, not frames), or folders of both")
+    sub.add_argument("--every", type=float, default=0.2, help=EVERY)
     sub.add_argument("--csv", help="write the shares to this file")
     sub.add_argument("--picture", help="draw them into this picture, such as shares.png")
 
@@ -116,7 +125,35 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("model", help="model folder, such as models/cars-lite0")
     sub.add_argument("path", nargs="+", help="photos or folders of photos")
     sub.add_argument("--csv", help="write the predictions to this file")
+    _add_cars(sub, CARS)
+    sub.add_argument("--draw", metavar="FOLDER", help="draw boxes and brands onto copies of the photos, in this folder")
+
+    sub = command(_video, "find the cars in a clip, follow them, and name the brand of each")
+    sub.add_argument("model", help="model folder, such as models/cars-lite0")
+    sub.add_argument("clip", nargs="+", help="clips, folders of clips or of frames, or a camera's rtsp:// address")
+    sub.add_argument("--every", type=float, default=0.2, help=EVERY)
+    sub.add_argument("--seconds", type=float, help="stop after so much of the clip (default: all; of a camera 60)")
+    sub.add_argument("--csv", help="write the table, a row per car, to this file")
+    sub.add_argument("--annotate", metavar="MP4", help="write the clip with boxes and brands to this file")
+    sub.add_argument("--timeline", metavar="PNG", help="draw when each car was seen into this picture")
+    table = "a CSV file of boxes, found by others, with the columns time (seconds),x0,y0,x1,y1 and perhaps score"
+    sub.add_argument("--boxes", metavar="CSV", help=table)
+    sub.add_argument("--detector", help="what finds the cars: a folder, or coco (default: the one that ships)")
     return parser
+
+
+def _add_cars(sub: argparse.ArgumentParser, choices: Sequence[str]) -> None:
+    kinds = "judge the whole photo, its main car, or all its cars: %(choices)s (default: %(default)s)"
+    sub.add_argument("--cars", default="whole", choices=choices, help=kinds)
+    table = "a CSV file of boxes, found by others, with the columns path,x0,y0,x1,y1 and perhaps score, in pixels"
+    sub.add_argument("--boxes", metavar="CSV", help=table)
+    sub.add_argument("--detector", help="what finds the cars: a folder, or coco (default: the one that ships)")
+
+
+def _cars(options: argparse.Namespace) -> dict[str, Any]:
+    """The keywords of `Classifier.predict` that `_add_cars` asks for."""
+    boxes = None if options.boxes is None else read_boxes(options.boxes)
+    return {"cars": options.cars, "boxes": boxes, "detector": options.detector}
 
 
 def _is_first() -> bool:
@@ -225,10 +262,11 @@ def _evaluate(options: argparse.Namespace) -> None:
     test = read_test(options.dir)
     if options.out:
         split = read_table(options.dir) if Path(options.dir).is_file() else None
-        metrics = carclf.evaluate(classifier, test, options.out, split).metrics
+        metrics = carclf.evaluate(classifier, test, options.out, split, **_cars(options)).metrics
         print(f"carclf: wrote {Path(options.out) / 'report.html'}", file=sys.stderr)
     else:
-        metrics = carclf.compute_metrics(classifier.predict(test), classes=classifier.classes)
+        predictions = classifier.predict(test, **one_car(**_cars(options)))
+        metrics = carclf.compute_metrics(predictions, classes=classifier.classes)
     print(json.dumps(metrics, indent=1))
 
 
@@ -236,8 +274,10 @@ def _shares(options: argparse.Namespace) -> None:
     run = Path(options.folder)
     split = read_table(run / "split.csv")
     classifier = carclf.Classifier.load(run / "model")
-    shares = carclf.metrics.shares_on(classifier, split[split.split == "valid"], options.path)
-    print("per cent of the photos, with the 95 % interval from low to high")
+    scores = carclf.video.score_all(classifier, options.path, options.every)
+    shares = carclf.metrics.shares_on(classifier, split[split.split == "valid"], scores)
+    counted = "photos, and of the cars in clips," if "track" in scores.table else "photos,"
+    print(f"per cent of the {counted} with the 95 % interval from low to high")
     print((shares[shares.high >= 0.001] * 100).round(1).to_string())
     if options.csv:
         shares.to_csv(options.csv, encoding="utf-8")
@@ -245,14 +285,53 @@ def _shares(options: argparse.Namespace) -> None:
         carclf.plot.brand_shares(shares).figure.savefig(options.picture)
 
 
+def _check_outputs(*paths: str | None) -> None:
+    """Refuse files that cannot be written before there is anything to write."""
+    for path in map(Path, filter(None, paths)):
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder; give the name of a file in it")
+        if not path.parent.is_dir():
+            raise ValueError(f"there is no folder {path.parent} for {path.name}; make it, or give another place")
+
+
 def _predict(options: argparse.Namespace) -> None:
+    _check_outputs(options.csv)
     classifier = carclf.Classifier.load(options.model)
-    predictions = classifier.predict(options.path)
-    print(predictions[["path", "predicted", "confidence", "decision", "problem"]].to_string(index=False))
+    predictions = classifier.predict(options.path, **_cars(options))
+    problems = predictions.problem.notna()
+    shown = ["path", "predicted", "confidence", "decision", "problem"]
+    if "car" in predictions:
+        shown = ["path", "car", *shown[1:]] if problems.any() else ["path", "car", *shown[1:-1]]
+    print(predictions[shown].to_string(index=False))
     if options.csv:
         carclf.metrics.save_predictions(predictions, options.csv)
-    if predictions.predicted.isna().all():
+    if options.draw:
+        drawn = carclf.plot.draw_photos(predictions, options.draw)
+        print(f"carclf: drew {len(drawn)} photos into {options.draw}", file=sys.stderr)
+    if problems.all():
         raise ValueError(f"none of {len(predictions)} photos could be read; see the column problem")
+
+
+def _video(options: argparse.Namespace) -> None:
+    clips = [clip for path in options.clip for clip in carclf.video.clips_in(path)]
+    if len(clips) > 1 and (options.annotate or options.boxes):
+        raise ValueError(f"--annotate and --boxes are for one clip, and these are {len(clips)}; give them one by one")
+    _check_outputs(options.csv, options.timeline)
+    classifier = carclf.Classifier.load(options.model)
+    boxes = None if options.boxes is None else read_boxes(options.boxes, "time")
+    settings = {"boxes": boxes, "detector": options.detector, "seconds": options.seconds}
+    tables = [carclf.predict_video(classifier, clip, options.every, options.annotate, **settings) for clip in clips]
+    cars = pd.concat(tables, ignore_index=True)
+    shown = ["track", "first_seen", "last_seen", "frames", "sufficed", "predicted", "confidence", "decision"]
+    print(cars[[*["path"] * (len(clips) > 1), *shown]].round(2).to_string(index=False) if len(cars) else "no cars")
+    if cars.predicted.notna().any():
+        shares = carclf.metrics.counted_shares(cars)
+        print("\nper cent of the cars, not corrected for confusions, with the 95 % interval from low to high")
+        print((shares * [1, 100, 100, 100]).round(1).astype({"cars": int}).to_string())
+    if options.csv:
+        carclf.metrics.save_predictions(cars, options.csv)
+    if options.timeline:
+        carclf.plot.timeline(cars).figure.savefig(options.timeline, bbox_inches="tight")
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def main() -> None:
 
 def _value(name: str, text: str):
     """A setting from the command line: a path, made absolute, where the name says so; else JSON or plain text."""
-    if name.endswith(("folder", "photos", "split")):
+    if name.endswith(("folder", "photos", "split", "street", "clip")):
         return str(Path(text).absolute())
     try:
         return json.loads(text)

@@ -2,13 +2,16 @@ import json
 import shutil
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import carclf
 from carclf.__main__ import main
 
+SHIPPED = Path(__file__).parent.parent / "models" / "cars-lite0"
 CACHE = ["--cache", "{empty}/cache"]
 
 
@@ -73,11 +76,53 @@ def test_predict_writes_a_table(run, photo_folder, tmp_path, capsys):
     assert table.path.map(lambda p: p.rpartition("/")[2].rpartition("\\")[2])[0] in capsys.readouterr().out
 
 
+@pytest.fixture
+def boxes(photo_folder, tmp_path):
+    """A CSV file with two boxes in each photo, one of them too small."""
+    paths = [path for path in sorted(photo_folder.iterdir()) for _ in range(2)]
+    table = pd.DataFrame({"path": paths, "x0": 1.5, "y0": 2, "x1": [70, 30] * (len(paths) // 2), "y1": 50})
+    table.to_csv(tmp_path / "boxes.csv", index=False)
+    return tmp_path / "boxes.csv"
+
+
+def test_predict_draws_the_cars_of_a_table(run, photo_folder, boxes, tmp_path, capsys):
+    photos = [str(path) for path in sorted(photo_folder.iterdir())[:3]]
+    (tmp_path / "broken.jpg").write_text("no photo")
+    command = ["predict", str(run / "model"), *photos, str(tmp_path / "broken.jpg"), "--cars", "all"]
+    command += ["--boxes", str(boxes), "--csv", str(tmp_path / "out.csv")]
+    assert main([*command, "--draw", str(tmp_path / "drawn")]) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines()[0].split() == ["path", "car", "predicted", "confidence", "decision", "problem"]
+    assert said.out.count("too small") == 3
+    assert "carclf: drew 3 photos into" in said.err
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert table.x1.dropna().tolist() == [30, 70] * 3
+    drawn = sorted((tmp_path / "drawn").iterdir())
+    for path, photo in zip(drawn, photos, strict=True):
+        difference = np.abs(np.subtract(*(np.asarray(carclf.read_photo(p), int) for p in (path, photo)))).max(2)
+        assert difference[25:45, 2].mean() > 20  # the edge of the box
+
+
+def test_evaluate_judges_the_main_car(run, photo_folder, boxes, tmp_path, capsys):
+    command = ["evaluate", str(run / "model"), str(photo_folder), "--boxes", str(boxes)]
+    assert main([*command, "--cars", "main"]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert main([*command, "--cars", "main", "--out", str(tmp_path / "out")]) == 0
+    assert json.loads(capsys.readouterr().out).items() >= plain.items()
+    assert plain["too_small"] == 0 and plain["n"] == len(list(photo_folder.iterdir()))
+    assert "its crop is shown" in (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert pd.read_csv(tmp_path / "out" / "predictions.csv").x1.eq(70).all()
+    for more in ([], ["--out", str(tmp_path / "all")]):
+        assert main([*command, *more]) == 1
+        assert "the name of a file tells the brand of one car; pass cars='main'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["scan", "no/such/folder"], "is not a folder"),
         (["download", "no/such.zip"], "must be 'listing' or an archive's path"),
+        (["predict", str(SHIPPED), "{photos}", "--boxes", "no.csv"], "there is no no.csv; give a CSV file with"),
         (
             ["train", "{photos}", "--out", "{empty}/run", "--previous-split", "no.csv"],
             "there is no no.csv; give the split",
@@ -144,3 +189,11 @@ def test_download_unpacks_your_own_archive(photo_folder, tmp_path, capsys):
     assert "40 photos written" in (said := capsys.readouterr().out)
     assert "40 with a brand in the name" in said
     assert len(carclf.scan(tmp_path / "images")) == 40
+
+
+@pytest.mark.parametrize("command", [["predict"], ["video"], ["video", "--timeline"]])
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(command, tmp_path, capsys):
+    name, option = command[0], command[1] if command[1:] else "--csv"
+    for place, message in ((tmp_path, "is a folder; give the name"), (tmp_path / "no" / "x.csv", "there is no folder")):
+        assert main([name, "no-model", "no-file.mp4", option, str(place)]) == 1
+        assert message in capsys.readouterr().err

@@ -103,7 +103,7 @@ def test_equal_seeds_give_equal_bytes_and_others_do_not():
 def test_every_brand_can_be_drawn_in_every_view(brand):
     body = next(iter(BRANDS[brand].models.values()))
     for view in VIEWS:
-        streams = {word: demo._rng(0, word) for word in ("model", "vehicle", "photo")}
+        streams = {word: demo.stream(0, word) for word in ("model", "vehicle", "photo")}
         assert draw_photo(BRANDS[brand].style, body, view, **streams).mode == "RGB"
 
 
@@ -143,13 +143,13 @@ def test_the_complete_demo_can_be_drawn(tmp_path):
 
 def test_boxes_hold_the_painted_car_and_no_more(monkeypatch):
     """A box is where a photo differs from the same place without the car, ignoring shadow, lens and signature."""
-    monkeypatch.setattr(picture._Painter, "ground_shadow", lambda painter: None)
-    monkeypatch.setattr(picture, "_develop", lambda image, light, photo: image)
-    monkeypatch.setattr(picture, "_sign", lambda image: image)
+    monkeypatch.setattr(picture.Painter, "ground_shadow", lambda painter: None)
+    monkeypatch.setattr(picture.Lens, "__call__", lambda lens, image: image)
+    monkeypatch.setattr(picture, "sign", lambda image: image)
     for shot in demo._plan(0)[:40]:
         photo, box = draw_photo(**demo._looks(shot, 0)), picture.car_box(**demo._looks(shot, 0))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(picture._Painter, "paint_car", lambda painter, sun: None)
+            patch.setattr(picture.Painter, "paint_car", lambda painter, sun: None)
             place = draw_photo(**demo._looks(shot, 0))
         found = np.array(ImageChops.difference(photo, place).getbbox()) / [*photo.size, *photo.size]
         np.testing.assert_allclose(box, found, atol=0.05)

@@ -51,9 +51,9 @@ def scored_paths(monkeypatch):
     """A list of the paths that any classifier scores, in order."""
     seen, score = [], carclf.Classifier.score
 
-    def scoring(self, sources, *rest):
+    def scoring(self, sources, *rest, **cars):
         seen.extend(sources.path)
-        return score(self, sources, *rest)
+        return score(self, sources, *rest, **cars)
 
     monkeypatch.setattr(carclf.Classifier, "score", scoring)
     return seen

@@ -21,12 +21,15 @@ sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 sys.path.append(str(Path(__file__).parent.parent / "experiments"))
 import common
 import ship
+import training_windows
+from detection_scores import average_precision, best_scores, measure
 from grad_cam import inside_share
 from ood import METHODS, ood_metrics, ood_score
 
 ROOT = Path(__file__).parent.parent
+SHARED = ("common", "timing", "training_windows", "detection_scores")
 SCRIPTS = sorted([*ROOT.glob("benchmarks/*.py"), *ROOT.glob("experiments/*.py")])
-SCRIPTS = [path for path in SCRIPTS if path.stem not in ("common", "timing")]  # shared by the scripts of a folder
+SCRIPTS = [path for path in SCRIPTS if path.stem not in SHARED]  # shared by the scripts of a folder
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -248,3 +251,56 @@ def test_a_map_of_zeros_has_no_share():
 def test_an_invalid_box_is_refused(box):
     with pytest.raises(ValueError, match=r"must be left, top, right, bottom as shares .* divide pixels by width"):
         inside_share(np.ones((1, 8, 8)), box)
+
+
+# The detector
+
+
+def test_boxes_move_with_the_pixels_of_a_training_window():
+    """A red box in a grey photo is red where the window says so, however the photo was scaled, cut and mirrored."""
+    pixels = np.full((180, 240, 3), 127, np.uint8)
+    pixels[60:140, 40:100] = (255, 0, 0)
+    photo = training_windows.Photo(pixels, np.array([[40, 60, 100, 140]], np.float32), np.zeros(1, int))
+    seen = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        canvas = Image.new("RGB", (200, 200), (127, 127, 127))
+        cover = (None, (0.8, 1.8), (1.0, 1.15))[seed % 3]
+        boxes, labels = training_windows.place(canvas, photo, (20, 10, 180, 190), cover, rng)
+        assert len(boxes) == len(labels) <= 1
+        red = np.asarray(canvas)[..., 0].astype(int) - np.asarray(canvas)[..., 1] > 128
+        if len(boxes):
+            seen += 1
+            y, x = np.nonzero(red)
+            np.testing.assert_allclose(boxes[0], [x.min(), y.min(), x.max() + 1, y.max() + 1], atol=1.5)
+        else:  # cut off, or too small to be asked for
+            assert red.sum() < 0.4 * 60 * 80 * 4
+    assert seen > 30
+
+
+def test_average_precision_of_an_example_worked_out_by_hand():
+    """Scores .9 hit, .8 miss, .7 hit, of three cars: precision 1 up to a recall of 1/3, then 2/3 up to 2/3."""
+    boxes = np.array([[0, 0, 100, 80], [200, 0, 300, 80], [400, 0, 500, 80], [0, 200, 20, 210], [200, 200, 300, 280]])
+    labels = np.array([0, 0, 0, 0, 1])  # the fourth is too small to count, the fifth a bus
+    photo = training_windows.Photo(np.zeros((300, 512, 3), np.uint8), boxes.astype(np.float32), labels)
+    found = [[0, 0, 100, 80, 0.9], [100, 100, 180, 190, 0.8], [200, 0, 290, 80, 0.7]]
+    beside = [[0, 200, 20, 210, 0.95], [200, 200, 300, 280, 0.85]]  # on the small car and on the bus: count for nothing
+    columns = ["x0", "y0", "x1", "y1", "score"]
+    table = pd.DataFrame([*found, *beside], columns=columns).sort_values("score", ascending=False)
+    expected = (34 * 1 + 33 * 2 / 3) / 101  # COCO's 101 recalls 0, .01, …: 34 up to 1/3, 33 up to 2/3, the rest 0
+    assert average_precision([photo], [table], 48) == pytest.approx(expected, abs=1e-6)
+    assert best_scores(photo, table, 48).tolist() == [0.9, 0.7, 0.0]
+    assert average_precision([photo], [table[:0]], 48) == 0
+
+
+def test_boxes_in_photos_without_vehicles_are_kept_with_their_scores():
+    class Stub:
+        def find(self, photos, threshold):
+            return [pd.DataFrame([[0, 0, 90, 90, 0.4]], columns=["x0", "y0", "x1", "y1", "score"]) for _ in photos]
+
+    pixels, none = np.zeros((100, 100, 3), np.uint8), np.zeros((0, 4), np.float32)
+    empty = training_windows.Photo(pixels, none, np.zeros(0, int))
+    car = training_windows.Photo(pixels, np.array([[0, 0, 90, 80]], np.float32), np.zeros(1, int))
+    result = measure(Stub(), [empty, car, empty])
+    assert result["photos without vehicles"] == 2 and result["false scores"] == [0.4, 0.4]
+    assert result["found 96 px"][0.4] == 1 and result["found 96 px"][0.45] == 0

@@ -20,6 +20,11 @@ def test_a_notebook_in_git_carries_no_outputs(notebook):
     assert all(not cell.outputs and cell.execution_count is None for cell in code(notebook))
 
 
+def test_every_cell_has_an_id_of_its_own(notebook):
+    names = [cell.id for cell in notebook.cells]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_a_notebook_defines_nothing_and_loops_over_nothing(notebook):
     forbidden = (ast.FunctionDef, ast.ClassDef, ast.For, ast.While)
     for cell in code(notebook):
@@ -33,6 +38,7 @@ def test_every_call_is_introduced_by_prose_and_settings_stand_in_one_tagged_cell
 
 def test_a_cell_with_a_progress_bar_shows_nothing_else(notebook):
     bars = ("carclf.scan(", ".build(", "carclf.fit(", "score_splits(", "carclf.calibrate_on_valid(", "carclf.evaluate(")
+    bars += ("carclf.predict_video(",)
     for cell in code(notebook):
         if any(bar in cell.source for bar in bars):
             assert isinstance(ast.parse(cell.source).body[-1], ast.Assign), cell.source

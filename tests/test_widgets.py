@@ -1,6 +1,7 @@
 import base64
 import datetime
 import io
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +14,7 @@ from carclf.data.photos import PhotoError, read_photo
 pytest.importorskip("ipywidgets")
 
 from carclf.report import widgets
-from carclf.report.page import THUMBNAIL
+from carclf.report.page import SCENE, THUMBNAIL
 
 COLUMNS = ["path", "brand", "predicted", "confidence", "top5", "accepted", "problem"]
 
@@ -21,7 +22,9 @@ COLUMNS = ["path", "brand", "predicted", "confidence", "top5", "accepted", "prob
 class AudiEverywhere:
     """Answers like a classifier: reads every photo and calls it an Audi."""
 
-    def predict(self, sources, names):
+    device = SimpleNamespace(name="cpu")
+
+    def predict(self, sources, names, **_):
         rows = []
         for source, name in zip(sources, names, strict=True):
             try:
@@ -63,6 +66,56 @@ def test_upload_shows_each_photo_with_its_answers_until_the_next_upload(box):
     assert "three.jpg" in shown and "one.jpg" not in shown
 
 
+class CarsEverywhere:
+    """Answers like a classifier that finds two cars in every photo: one it names, one too small."""
+
+    def predict(self, sources, names, cars, **_):
+        assert cars == "all"
+        columns = [
+            "path",
+            "brand",
+            "car",
+            "x0",
+            "y0",
+            "x1",
+            "y1",
+            "predicted",
+            "confidence",
+            "top5",
+            "decision",
+            "problem",
+        ]
+        rows = []
+        for source, name in zip(sources, names, strict=True):
+            try:
+                read_photo(source)
+                top5 = {"<i>Audi</i>": 0.7, "BMW": 0.2, "Kia": 0.1}
+                rows.append((name, None, 0, 90, 90, 600, 500, "<i>Audi</i>", 0.7, top5, "unsure", None))
+                rows.append((name, None, 1, 700, 300, 740, 330, None, np.nan, None, "too small", None))
+            except PhotoError as error:
+                rows.append((name, None, 0, *[np.nan] * 4, None, np.nan, None, None, str(error)))
+        return pd.DataFrame(rows, columns=columns).assign(accepted=False, score=np.nan)
+
+
+def test_upload_draws_and_lists_the_cars_of_each_photo():
+    exif = Image.Exif()
+    exif[0x010F] = "secret camera"
+    box = widgets.upload(CarsEverywhere(), cars="all")
+    shown = send(
+        box, ("bad.jpg", b"no photo"), ("one.jpg", jpeg(exif=exif, comment=b"secret place")), ("one.jpg", jpeg())
+    )
+    assert shown.count("<img ") == 2
+    assert "bad.jpg</b><br>\nnot read: not an image" in shown
+    assert shown.count("<b>&lt;i&gt;Audi&lt;/i&gt; 70%</b>, unsure; or BMW 20%, Kia 10%") == 2
+    assert shown.count("too small") == 2
+    data = base64.b64decode(shown.split("base64,")[1].split('"')[0])
+    image = Image.open(io.BytesIO(data))
+    assert image.size == (SCENE, SCENE * 2 // 3)
+    assert b"secret" not in data and not image.getexif()
+    red, _, blue = (int(value) for value in np.asarray(image.convert("RGB"))[150, 48])
+    assert red > 150 and blue < 120  # the edge of the box, orange on a navy photo
+
+
 def test_upload_keeps_no_bytes_and_no_metadata(box):
     exif = Image.Exif()
     exif[0x010F] = "secret camera"
@@ -101,3 +154,25 @@ def test_live_curves_show_one_figure_and_leave_none_open(monkeypatch):
     assert len(shown) == 1
     assert cleared == [True]
     assert not plt.get_fignums()
+
+
+def test_an_uploaded_clip_has_a_card_for_each_car(tmp_path, monkeypatch):
+    pytest.importorskip("av")
+    from carclf.demo.street import draw_clip
+    from carclf.video import predict as video
+
+    truth = draw_clip(tmp_path / "street.mp4", seconds=3, fps=5, cars=1, seed=1)
+    table = truth[truth.visible > 0.5].groupby("vehicle").first().reset_index()
+    table = table.assign(track=0, best_seen=table.time, first_seen=0.0, last_seen=2.0, frames=9, score=0.9, brand=None)
+    table = table.assign(predicted="Audi", confidence=0.7, accepted=False, decision="unsure", problem=None)
+    table["top5"] = [{"Audi": 0.7}]
+    monkeypatch.setattr(widgets, "predict_video", lambda *_, **__: table)
+    shown = send(
+        widgets.upload(AudiEverywhere()), ("<b>.mp4", (tmp_path / "street.mp4").read_bytes()), ("a.jpg", jpeg())
+    )
+    assert shown.count("<img ") == 2 and "&lt;b&gt;.mp4, car 0: 0.0 to 2.0 s, 9 frames" in shown
+    crop = video.best_crops(tmp_path / "street.mp4", table)[0]
+    assert 1 <= crop.width / (table.x1 - table.x0)[0] <= 1.13  # the margin, clipped to the frame
+    monkeypatch.undo()
+    shown = send(widgets.upload(AudiEverywhere(), boxes=lambda photo: []), ("bad.mp4", b"no clip"))
+    assert shown.count("bad.mp4") == 1 and str(tmp_path.parent) not in shown and "<img " not in shown

@@ -28,10 +28,9 @@ import PIL
 import torch
 from filelock import FileLock
 from numpy.lib import format as npy
-from PIL import Image
 from tqdm.auto import tqdm
 
-from carclf.data.photos import PhotoError, Source, read_photo
+from carclf.data.photos import PhotoError, Source, read_photo, squish
 from carclf.files import check_disk, file_state
 
 SCHEMA = 2  # raise when the pixels or the files' layout change
@@ -42,13 +41,8 @@ COMMIT_SECONDS = 10  # an interrupted build loses no more work than this
 
 
 def to_square(source: Source, size: int) -> np.ndarray:
-    """Decode one photo and squish it to uint8 [3, size, size], RGB, upright; PhotoError if it cannot be used.
-
-    Squishing keeps the whole car and every pixel of its face; on cars it beat cropping and padding.
-    """
-    image = read_photo(source, at_least=2 * size)
-    resized = image.resize((size, size), Image.Resampling.BILINEAR)  # Pillow's bilinear is antialiased
-    return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
+    """Decode one photo and squish it to uint8 [3, size, size], RGB, upright; PhotoError if it cannot be used."""
+    return squish(read_photo(source, at_least=2 * size), size)
 
 
 class TensorCache:

@@ -177,14 +177,14 @@ def _write(path: Path, content: bytes) -> None:
     part.replace(path)
 
 
-def _rng(seed: int, *words: str) -> np.random.Generator:
+def stream(seed: int, *words: str) -> np.random.Generator:
     """A separate random stream for each thing drawn; the same in every process, unlike one from `hash`."""
     return np.random.default_rng([seed, zlib.crc32("|".join(words).encode())])
 
 
 def _plan(seed: int) -> list[Shot]:
     """Decide every file of the folder, sorted by name."""
-    rng = _rng(seed, "plan")
+    rng = stream(seed, "plan")
     shots: list[Shot] = []
     for brand, (photos, models, _) in BRANDS.items():
         wanted = len(shots) + photos
@@ -254,7 +254,7 @@ def _looks(shot: Shot, seed: int) -> dict[str, Any]:
     brand = BRANDS[shot.brand]
     streams = {"model": (shot.brand, shot.model), "vehicle": ("vehicle", shot.vehicle), "photo": ("photo", shot.photo)}
     looks = {"style": brand.style, "body": brand.models[shot.model], "view": shot.view}
-    return looks | {name: _rng(seed, *words) for name, words in streams.items()}
+    return looks | {name: stream(seed, *words) for name, words in streams.items()}
 
 
 def _file_bytes(shot: Shot, seed: int) -> bytes:

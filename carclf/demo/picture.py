@@ -6,6 +6,8 @@ Three random streams decide what photos share: `model` proportions and lamps; `v
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import ArrayLike
@@ -22,17 +24,27 @@ SIZES = [(320, 240)] * 6 + [(360, 240), (300, 225), (280, 280), (400, 300)]  # w
 Colour = np.ndarray | tuple[int, int, int]  # 0 to 255
 
 
-class _Camera:
-    """Projects points to pixels so that the car fills a share of the picture and stands on the ground."""
+class Camera:
+    """Projects points to pixels. Axes point to the right, down and backwards; scale and shift are in pixels."""
+
+    def __init__(self, eye: np.ndarray, axes: np.ndarray, scale: float, shift: np.ndarray) -> None:
+        self.eye, self.axes, self.scale, self.shift = eye, axes, scale, shift
+
+    def __call__(self, points: np.ndarray) -> np.ndarray:
+        """Pixels [..., 2] of points [..., 3]."""
+        seen = (points - self.eye) @ self.axes.T
+        return seen[..., :2] / -seen[..., 2:] * self.scale + self.shift
+
+
+class _Portrait(Camera):
+    """A camera so placed that the car fills a share of the picture and stands on the ground."""
 
     def __init__(self, car: Car, view: str, size: tuple[int, int], photo: Generator) -> None:
         yaw = np.radians(VIEWS[view] + photo.normal(0, 5)) * photo.choice([-1, 1])
         pitch = np.radians(photo.uniform(3, 12))
         out = np.array([np.cos(yaw) * np.cos(pitch), np.sin(yaw) * np.cos(pitch), np.sin(pitch)])
         right = np.array([-np.sin(yaw), np.cos(yaw), 0])
-        self.eye = photo.uniform(7.5, 11) * out
-        self.axes = np.stack([right, -np.cross(out, right), out])
-        self.scale, self.shift = 1.0, np.zeros(2)
+        super().__init__(photo.uniform(7.5, 11) * out, np.stack([right, -np.cross(out, right), out]), 1.0, np.zeros(2))
         box = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (0, 1)], float)
         seen = self(box * [car.length / 2, car.half, car.height])
         low, high = seen.min(0), seen.max(0)
@@ -41,21 +53,20 @@ class _Camera:
         space = np.array(size) - self.scale * (high - low)
         self.shift = space * [photo.uniform(0.2, 0.8), photo.uniform(0.6, 0.9)] - self.scale * low
 
-    def __call__(self, points: np.ndarray) -> np.ndarray:
-        """Pixels [..., 2] of points [..., 3]."""
-        seen = (points - self.eye) @ self.axes.T
-        return seen[..., :2] / -seen[..., 2:] * self.scale + self.shift
 
-
-class _Painter:
+class Painter:
     """Fills polygons in space, or on the nose or tail of the car, lit by the sun of the scene."""
 
-    def __init__(self, image: Image.Image, car: Car, camera: _Camera) -> None:
+    def __init__(self, image: Image.Image, car: Car, camera: Camera) -> None:
         self.draw, self.car, self.camera = ImageDraw.Draw(image, "RGBA"), car, camera
+        self.filled: list[np.ndarray] = []  # opaque polygons [n, 2] in pixels: together, the outline of the car
 
     def fill(self, points: ArrayLike, colour: Colour, alpha: int = 255) -> None:
         """Fill the polygon of points [n, 3] with a colour of 0..255."""
-        self.draw.polygon([*map(tuple, self.camera(np.asarray(points)))], (*(min(255, int(c)) for c in colour), alpha))
+        outline = self.camera(np.asarray(points))
+        self.draw.polygon([*map(tuple, outline)], (*(min(255, int(c)) for c in colour), alpha))
+        if alpha == 255:
+            self.filled.append(outline)
 
     def mark(self, outline: np.ndarray, end: int, colour: Colour, cue: float = 1.0) -> None:
         """Fill an outline [n, 2] of (y, z) on the nose (end=1) or tail (end=-1), faded towards the paint by 1 - cue."""
@@ -86,8 +97,7 @@ class _Painter:
                 self.fill(quads[i] * [1, 0.9, 1], np.array([52, 62, 74]) * (0.6 + 0.7 * normals[i, 2]))
 
     def paint_car(self, sun: np.ndarray) -> None:
-        """The whole car, far parts first."""
-        self.ground_shadow()
+        """The whole car, far parts first, without its shadow."""
         self.tyres()
         for shell in self.car.shells():
             self.shell(*shell, sun)
@@ -182,7 +192,7 @@ class _Painter:
 
 
 # name: colours of the sky at the top and at the horizon, of the ground far and near, of things around; brightness
-_PLACES = {
+PLACES = {
     "city": ((120, 156, 196), (206, 214, 222), (120, 120, 122), (88, 88, 92), (150, 136, 122), 1.0),
     "field": ((92, 146, 208), (216, 228, 238), (112, 136, 78), (120, 118, 110), (62, 92, 52), 1.05),
     "desert": ((110, 160, 214), (236, 222, 200), (206, 180, 136), (168, 142, 108), (172, 132, 96), 1.1),
@@ -196,8 +206,8 @@ _PLACES = {
 
 def _background(size: tuple[int, int], place: Generator, photo: Generator) -> tuple[Image.Image, float]:
     """A picture of sky, ground and things on the horizon, and how bright the place is."""
-    names = list(_PLACES)
-    *colours, light = _PLACES[names[place.integers(len(names))]]
+    names = list(PLACES)
+    *colours, light = PLACES[names[place.integers(len(names))]]
     sky, haze, far, near, things = (np.clip(np.array(c) + place.normal(0, 9, 3), 0, 255) for c in colours)
     (w, h), horizon = size, place.uniform(0.36, 0.56) + photo.normal(0, 0.012)
     y = np.linspace(0, 1, h)[:, None]
@@ -223,16 +233,28 @@ def _background(size: tuple[int, int], place: Generator, photo: Generator) -> tu
     return image, light
 
 
-def _develop(image: Image.Image, light: float, photo: Generator) -> Image.Image:
+class Lens(NamedTuple):
     """What a camera does to a scene: exposure, tint, a gradient of light, blur and noise."""
+
+    blur: float  # pixels
+    gain: np.ndarray  # [height, width, 3]
+    noise: np.ndarray  # grey levels, likewise
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        sharp = image.filter(ImageFilter.GaussianBlur(self.blur)) if self.blur else image
+        pixels = np.asarray(sharp, np.float32) * self.gain + self.noise
+        return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def lens(size: tuple[int, int], light: float, photo: Generator) -> Lens:
+    """A camera in a place of this brightness, for pictures of this width and height."""
     blur = float(photo.choice([0, 0, 0.5, 0.8, 1.2]))
-    pixels = np.asarray(image.filter(ImageFilter.GaussianBlur(blur)) if blur else image, np.float32)
-    h, w = pixels.shape[:2]
+    w, h = size
     down, across = photo.normal(0, [0.06, 0.08])
     slope = down * np.linspace(-1, 1, h)[:, None, None] + across * np.linspace(-1, 1, w)[:, None]
     gain = light * photo.uniform(0.8, 1.15) * photo.normal(1, 0.025, 3)
-    noise = photo.standard_normal(pixels.shape, np.float32) * photo.uniform(0.3, 1.6) * NOISE
-    return Image.fromarray(np.clip(pixels * (gain * (1 + slope)) + noise, 0, 255).astype(np.uint8))
+    noise = photo.standard_normal((h, w, 3), np.float32) * photo.uniform(0.3, 1.6) * NOISE
+    return Lens(blur, gain * (1 + slope), noise)
 
 
 def draw_photo(
@@ -244,8 +266,11 @@ def draw_photo(
     """
     image, light, car, camera = _scene(style, body, view, model, vehicle, photo)
     sun = np.array([*photo.normal(0, 0.5, 2), 0.7]) + 0.6 * camera.axes[2]
-    _Painter(image, car, camera).paint_car(sun / np.linalg.norm(sun))
-    return _sign(_develop(image.reduce(2), light, photo))
+    painter = Painter(image, car, camera)
+    painter.ground_shadow()
+    painter.paint_car(sun / np.linalg.norm(sun))
+    image = image.reduce(2)
+    return sign(lens(image.size, light, photo)(image))
 
 
 def car_box(
@@ -268,16 +293,16 @@ def car_box(
 
 def _scene(
     style: Style, body: str, view: str, model: Generator, vehicle: Generator, photo: Generator
-) -> tuple[Image.Image, float, Car, _Camera]:
+) -> tuple[Image.Image, float, Car, Camera]:
     """The place without the car (twice as large as the photo), its light, the car and the camera."""
     car = Car(style, body, model, vehicle)
     size = SIZES[vehicle.integers(len(SIZES))]
     large = (2 * size[0], 2 * size[1])  # drawn twice as large, then halved: smooth edges
     image, light = _background(large, vehicle, photo)
-    return image, light, car, _Camera(car, view, large, photo)
+    return image, light, car, _Portrait(car, view, large, photo)
 
 
-def _sign(image: Image.Image) -> Image.Image:
+def sign(image: Image.Image) -> Image.Image:
     """Write "drawn" into the corner of every photo: wherever it is shown, it says what it is."""
     font = ImageFont.load_default(15)
     ImageDraw.Draw(image).text(

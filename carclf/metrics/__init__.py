@@ -16,7 +16,7 @@ from carclf.metrics.label_errors import (
     label_suspects,
     save_suspects,
 )
-from carclf.metrics.prevalence import brand_shares, shares_on
+from carclf.metrics.prevalence import brand_shares, counted_shares, shares_on
 from carclf.metrics.scores import (
     brand_report,
     by_seen_model,

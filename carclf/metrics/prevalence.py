@@ -17,6 +17,8 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp, softmax
 from tqdm.auto import tqdm
 
+from carclf.metrics.intervals import share_interval
+
 RIDGE = 0.5  # pseudo-photos about each bias: a brand with three photos in valid does not get a wild one
 STEPS, CLOSE = 2_000, 1e-7  # of expectation-maximisation: at most, and the change of a share at which it stops
 
@@ -28,11 +30,12 @@ def shares_on(classifier: Any, valid: pd.DataFrame, photos: Any, seed: int = 0, 
     ----------
     classifier : Classifier, or any object with its `score`, `softmax` and `classes`
     valid : rows of the run's split.csv that are marked valid
-    photos : as for `Classifier.predict`; if a manifest names vehicles, each counts as one
+    photos : as for `Classifier.predict`, or Scores of them, such as `carclf.video.score_all` gives for clips, a row per
+        car; if a manifest names vehicles, each counts as one
     """
 
     def answers(photos: Any) -> tuple[pd.DataFrame, np.ndarray]:
-        scores = classifier.score(photos)
+        scores = photos if hasattr(photos, "logits") else classifier.score(photos)
         read = scores.table.predicted.notna().to_numpy()
         return scores.table[read], classifier.softmax(scores.logits[read])
 
@@ -40,6 +43,24 @@ def shares_on(classifier: Any, valid: pd.DataFrame, photos: Any, seed: int = 0, 
     street, p = answers(photos)
     vehicles = street.vehicle.tolist() if "vehicle" in street else None
     return brand_shares(known_p, known.brand.tolist(), p, classifier.classes, vehicles, seed, n_boot)
+
+
+def counted_shares(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The share of each brand among the answers, one per row: photos, or the cars of a clip.
+
+    Nothing is known of the model's confusions here; `shares_on` corrects for them.
+
+    Returns
+    -------
+    DataFrame indexed by brand, largest share first
+        ``cars`` (int), ``share``, and its exact 95 % interval, ``low`` to ``high``; shares in 0..1 of all answers.
+    """
+    brand = predictions["predicted"].dropna()
+    cars, each = brand.value_counts(), pd.Series(np.arange(len(brand)), brand.index)
+    found = {name: share_interval(brand == name, each, each * 0).iloc[0] for name in cars.index}
+    table = pd.DataFrame(found, ["low", "high"]).T
+    table = table.assign(cars=cars, share=cars / len(brand)).rename_axis("brand")[["cars", "share", "low", "high"]]
+    return table.sort_index().sort_values("cars", ascending=False, kind="stable").astype({"cars": int})
 
 
 def brand_shares(

@@ -83,7 +83,8 @@ def compute_metrics(
     -------
     dict of int and float, ready for JSON
         ``n`` photos scored, ``vehicles`` they show, and photos not scored: ``unreadable``, ``unlabelled``,
-        ``unknown_brand``; the four counts of photos add up to the table. Scores in 0..1: ``accuracy``,
+        ``unknown_brand``, and of a table with cars ``too_small``; the counts of photos add up to the table. Scores in
+        0..1: ``accuracy``,
         ``macro_recall`` and ``macro_f1``, each with its 95 % interval in ``…_low`` and ``…_high``; ``top5_accuracy``;
         ``mean_confidence``. Macro scores are plain means over the brands shown, so rare brands weigh as much as others.
     """
@@ -93,14 +94,16 @@ def compute_metrics(
 
 def photo_counts(predictions: pd.DataFrame, table: pd.DataFrame) -> dict[str, float]:
     """The counts of `compute_metrics`, for a whole table and the photos of it that `scored` returned."""
-    unreadable = predictions["predicted"].isna()
-    unlabelled = ~unreadable & predictions["brand"].isna()
+    unanswered = predictions["predicted"].isna()
+    unlabelled = ~unanswered & predictions["brand"].isna()
+    small = unanswered & (predictions["decision"] == "too small" if "car" in predictions else False)
     return {
         "n": len(table),
         "vehicles": int(table["vehicle"].nunique()),
-        "unreadable": int(unreadable.sum()),
+        "unreadable": int((unanswered & ~small).sum()),
         "unlabelled": int(unlabelled.sum()),
-        "unknown_brand": int(len(predictions) - len(table) - unreadable.sum() - unlabelled.sum()),
+        "unknown_brand": int(len(predictions) - len(table) - unanswered.sum() - unlabelled.sum()),
+        **({"too_small": int(small.sum())} if "car" in predictions else {}),
     }
 
 
@@ -135,7 +138,7 @@ def _bootstrap(table: pd.DataFrame, seed: int, n_boot: int) -> dict[str, tuple[f
 
 def metrics_table(results: dict[str, float]) -> pd.DataFrame:
     """The dict of `compute_metrics` as text for people, in the column ``value``."""
-    not_scored = ("unreadable", "unlabelled", "unknown_brand")
+    not_scored = [k for k in ("unreadable", "unlabelled", "unknown_brand", "too_small") if k in results]
     rows = {
         "photos scored": f"{results['n']:,}, of {results['vehicles']:,} vehicles",
         "not scored": ", ".join(f"{k.replace('_', ' ')}: {results[k]:,}" for k in not_scored),

@@ -15,6 +15,9 @@ import pandas as pd
 from carclf.metrics.intervals import least_share, share_interval
 from carclf.metrics.scores import scored
 
+DECISIONS = "accepted", "unsure", "unknown"
+NEVER_ACCEPTED = "unknown", "no car found"  # whatever the confidence
+
 
 def threshold_table(predictions: pd.DataFrame, thresholds: Sequence[float] | np.ndarray | None = None) -> pd.DataFrame:
     """What answering only when ``confidence >= threshold`` costs and brings.
@@ -147,27 +150,30 @@ def promised(
 
 
 def decisions(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Photos that are accepted, unsure and unknown, their share, and how many of those with a brand are right.
+    """Photos that are accepted, unsure, unknown and so on, their share, and how many of those with a brand are right.
 
     Returns
     -------
     DataFrame indexed by decision
-        ``photos`` (int), ``share`` of the photos read, ``right`` (share in 0..1, missing if no photo has a brand).
+        ``photos`` (int), ``share`` of the photos read, ``right`` (share in 0..1, missing if no photo has both a brand
+        and an answer).
     """
     read = predictions[predictions["decision"].notna()]
-    right = (read["predicted"] == read["brand"]).where(read["brand"].notna()).astype(float)
+    named = read["brand"].notna() & read["predicted"].notna()
+    right = (read["predicted"] == read["brand"]).where(named).astype(float)
     groups = right.groupby(read["decision"])
     table = pd.DataFrame({"photos": groups.size(), "share": groups.size() / max(len(read), 1), "right": groups.mean()})
-    table = table.reindex(pd.Index(["accepted", "unsure", "unknown"], name="decision"))
+    rest = [decision for decision in table.index if decision not in DECISIONS]  # of cars: too small, no car found
+    table = table.reindex(pd.Index([*DECISIONS, *rest], name="decision"))
     return table.fillna({"photos": 0, "share": 0.0}).astype({"photos": int})
 
 
 def _answers(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The photos that can be scored, with confidence 0 if the model calls them unknown: it never accepts these."""
+    """The photos that can be scored, with confidence 0 if they are unknown or show no car: these are never accepted."""
     table = scored(predictions)
     if "decision" not in table:
         return table
-    return table.assign(confidence=table["confidence"].where(table["decision"] != "unknown", 0.0))
+    return table.assign(confidence=table["confidence"].where(~table["decision"].isin(NEVER_ACCEPTED), 0.0))
 
 
 def _one_photo_a_vehicle(predictions: pd.DataFrame, seed: int) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -19,26 +19,24 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from carclf.data.cache import to_square
-from carclf.data.manifest import list_photos, read_name
 from carclf.data.photos import PhotoError, Source
 from carclf.files import write_text, writing
+from carclf.model import crops
 from carclf.model.augment import Augment
 from carclf.model.backbones import empty_model, features, head_of, n_features, normalisation
 from carclf.model.device import pick
 from carclf.model.ood import METHOD, OodDetector
+from carclf.model.predictions import Sources, photos_of, tabulate
 from carclf.model.weights import read_tensors, write_tensors
 
 CARD, WEIGHTS, OOD = "card.json", "model.safetensors", "ood.safetensors"
 OLD_OOD = "novelty.safetensors"  # beside cards of schema 1, which called `ood` `novelty`
 SCHEMA = 2
-TOP = 5  # brands in the column top5
-CARRIED = ("brand", "model", "vehicle", "split")  # columns of a manifest that its predictions keep
 # Pixels that a CPU is given at once: activations then stay in its caches. Two cores classified photos of 256 pixels
 # 1.7 times as fast by eights as by 32.
 CPU_PIXELS = 8 * 256**2
 
 Folder: TypeAlias = "str | os.PathLike"
-Sources: TypeAlias = "str | os.PathLike | bytes | Sequence[Source] | pd.DataFrame"
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class Card:
 
 
 class Scores(NamedTuple):
-    """Predictions with the numbers behind them, a row per photo; NaN if it could not be read."""
+    """Predictions with the numbers behind them, a row per photo or car; NaN if it could not be read or is too small."""
 
     table: pd.DataFrame  # as `Classifier.predict` returns it
     logits: np.ndarray  # float32 [N, n_classes], before the temperature
@@ -176,14 +174,26 @@ class Classifier:
             raise ValueError(f"temperature {temperature} must be positive; fit_temperature gives one")
         self.card = replace(self.card, temperature=float(temperature))
 
-    def predict(self, sources: Sources, names: Sequence[str] | None = None, batch_size: int = 64) -> pd.DataFrame:
-        """Predict the brand in each photo.
+    def predict(
+        self,
+        sources: Sources,
+        names: Sequence[str] | None = None,
+        batch_size: int = 64,
+        cars: str = "whole",
+        boxes: crops.Boxes = None,
+        detector: Any = None,
+    ) -> pd.DataFrame:
+        """Predict the brand in each photo, or of each car in it.
 
         Parameters
         ----------
         sources : a path, a folder, an encoded photo (bytes), a sequence of these, or a manifest
         names : for the column `path`, one per photo; only bytes need one
-        batch_size : photos per pass
+        batch_size : photos or cars per pass
+        cars : "whole", the photo as it is; "main", its largest, most central car; "all", each of its cars (also "find")
+        boxes : where the cars are, instead of a detector, see `carclf.model.crops.finder`; `cars` is then "all" unless
+            it is "main"
+        detector : None for the one that ships, what `Detector.load` takes, or anything with the method `find`
 
         Returns
         -------
@@ -202,15 +212,31 @@ class Classifier:
         problem     str, or missing: why the photo could not be read, or why the manifest sets it aside
         ==========  ========================================================================================
 
-        and `model`, `vehicle`, `split` if a manifest has them.
+        and `model`, `vehicle`, `split` if a manifest has them. With "main" or "all" it has a row per car, from left
+        to right within its photo, and before `predicted` the columns of `carclf.model.crops.score`, which also adds
+        the decisions "too small" and "no car found".
         """
-        return self.score(sources, names, batch_size).table
+        return self.score(sources, names, batch_size, cars, boxes, detector).table
 
-    def score(self, sources: Sources, names: Sequence[str] | None = None, batch_size: int = 64) -> Scores:
-        """As `predict`, with the logits and features of every photo beside the table."""
+    def score(
+        self,
+        sources: Sources,
+        names: Sequence[str] | None = None,
+        batch_size: int = 64,
+        cars: str = "whole",
+        boxes: crops.Boxes = None,
+        detector: Any = None,
+    ) -> Scores:
+        """As `predict`, with the logits and features of every row beside the table."""
         table, photos, problems = photos_of(sources, names)
-        logits = np.full((len(photos), len(self.classes)), np.nan, np.float32)
-        found = np.full((len(photos), n_features(self.model, self.card.backbone)), np.nan, np.float32)
+        widths = len(self.classes), n_features(self.model, self.card.backbone)
+        if (cars := crops.wanted(cars, boxes, detector)) != "whole":
+            find = crops.finder(table["path"].tolist(), boxes, detector, self.device.name)
+            size = self.card.cache_size
+            return self.rescore(
+                Scores(*crops.score(table, photos, problems, find, cars, size, batch_size, self.outputs, widths))
+            )
+        logits, found = (np.full((len(photos), width), np.nan, np.float32) for width in widths)
         for rows, squares in self.squares(photos, problems, batch_size):
             logits[rows], found[rows] = self.outputs(squares)
         table["problem"] = pd.Series(problems, table.index, dtype=object)
@@ -284,61 +310,3 @@ class Classifier:
         self.card.save(folder)
         for name in (OLD_OOD,) if self.ood is not None else (OLD_OOD, OOD):
             (folder / name).unlink(missing_ok=True)
-
-
-def photos_of(
-    sources: Sources, names: Sequence[str] | None = None
-) -> tuple[pd.DataFrame, list[Source], list[str | None]]:
-    """First columns of the predictions, what to decode, and why not to, one per photo; see `Classifier.predict`."""
-    if isinstance(sources, pd.DataFrame):
-        sources = sources if "brand" in sources else sources.assign(brand=None)
-        kept = [c for c in CARRIED if c in sources]
-        problems = sources["problem"] if "problem" in sources else [None] * len(sources)
-        known = [None if pd.isna(problem) else problem for problem in problems]
-        return sources[["path", *kept]].reset_index(drop=True), sources.path.tolist(), known
-    photos: list[Source] = []
-    for source in [sources] if isinstance(sources, (str, os.PathLike, bytes)) else sources:
-        if isinstance(source, (str, os.PathLike)) and os.path.isdir(source):  # noqa: PTH112 - never raises on NUL
-            photos += list_photos(source)
-        else:
-            photos.append(source)
-    if names is None:
-        names = [str(p) if isinstance(p, (str, os.PathLike)) else f"photo {i}" for i, p in enumerate(photos, 1)]
-    if len(names) != len(photos):
-        raise ValueError(f"{len(names)} names for {len(photos)} photos; give one name per photo")
-    brands = [read_name(name)[0] for name in names]
-    table = pd.DataFrame({"path": list(names), "brand": pd.Series(brands, dtype=object)})
-    return table, photos, [None] * len(photos)
-
-
-def tabulate(
-    table: pd.DataFrame, probabilities: np.ndarray, classes: Sequence[str], threshold: float, unknown: np.ndarray
-) -> pd.DataFrame:
-    """Add what a model says to a table with the columns path, brand and problem; see `Classifier.predict`.
-
-    `probabilities` is float [N, n_classes], NaN if a photo could not be read, and `unknown` is bool [N].
-    """
-    names = np.array(classes, object)
-    # A stable sort of the negated values: ties go to the first brand by name, on every machine.
-    order = np.argsort(-probabilities, 1, kind="stable")[:, :TOP]
-    best = np.take_along_axis(probabilities, order, 1)
-    readable = ~np.isnan(best[:, 0])
-    predicted = names[order[:, 0]]
-    predicted[~readable] = None
-    decision = np.where(best[:, 0] >= threshold, "accepted", "unsure").astype(object)
-    decision[unknown] = "unknown"
-    decision[~readable] = None
-    number = pd.Index(classes).get_indexer(table["brand"])
-    loss = -np.log(probabilities[np.arange(len(table)), number].clip(1e-12)).astype(float)
-    found = {
-        "predicted": predicted,
-        "confidence": best[:, 0].astype(float),
-        "loss": np.where(number >= 0, loss, np.nan),
-        "top5": [
-            dict(zip(names[o], p.astype(float).tolist(), strict=True)) if ok else None
-            for o, p, ok in zip(order, best, readable, strict=True)
-        ],
-        "decision": decision,
-        "accepted": decision == "accepted",
-    }
-    return table.drop(columns="problem").assign(**found, problem=table["problem"])

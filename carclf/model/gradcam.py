@@ -17,7 +17,9 @@ import torch
 from torch.nn import functional as F
 
 from carclf.data.photos import Source
-from carclf.model.classifier import Classifier, photos_of
+from carclf.model import crops
+from carclf.model.classifier import Classifier
+from carclf.model.predictions import photos_of
 
 BATCH = 32  # photos per pass
 
@@ -33,14 +35,16 @@ def grad_cam(
     ----------
     classifier : Classifier
         With a convolutional backbone; nothing about it is changed.
-    photos : as `Classifier.predict` takes them, or uint8 [N, 3, S, S] as `TensorCache` holds them
+    photos : as `Classifier.predict` takes them, or uint8 [N, 3, S, S] as `TensorCache` holds them; of a predictions
+        table with boxes, the crop of each row
     targets : [N] positions of brands in `classifier.classes`; default: the predicted ones
 
     Returns
     -------
     float32 [N, S, S], 0 to 1
         S is the card's `cache_size` unless the photos are an array. The largest value of each map is 1. A map is all 0
-        if nothing speaks for the brand, or if the photo cannot be read or the manifest sets it aside.
+        if nothing speaks for the brand, or if the photo cannot be read or the manifest sets it aside, or if a car is
+        too small.
 
     Raises
     ------
@@ -55,7 +59,10 @@ def grad_cam(
     else:
         _, sources, problems = photos_of(photos)
         n, side = len(sources), (classifier.card.cache_size,) * 2
-        batches = classifier.squares(sources, problems, BATCH)
+        if crops.has_boxes(photos):
+            batches = crops.squares_of(photos, classifier.card.cache_size, BATCH)
+        else:
+            batches = classifier.squares(sources, problems, BATCH)
     wanted = None if targets is None else _checked(np.asarray(targets), n, len(classifier.classes))
     maps = np.zeros((n, *side), np.float32)
     for rows, part in batches:

@@ -2,6 +2,7 @@
 
 # ruff: noqa: F401 - the names below are for users
 
+from carclf.plot.cars import draw_cars, draw_photos
 from carclf.plot.evaluation import (
     brand_scores,
     brand_shares,
@@ -19,6 +20,7 @@ from carclf.plot.photos import (
     prediction_page,
     sample_photos,
 )
+from carclf.plot.timeline import timeline
 from carclf.plot.training import (
     brand_counts,
     photo_sizes,

@@ -1,7 +1,7 @@
 """Photos in grids: samples, predictions, confused pairs, duplicates, and maps of where a network looks.
 
 Every function draws into an empty Figure `fig`, or makes one, and returns it. A photo that cannot be read is a grey
-tile with the reason.
+tile with the reason. Of a predictions table with boxes, the crops are shown: what was judged.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from carclf.brands import owner_of
 from carclf.data.duplicates import contradicts
 from carclf.data.photos import PhotoError, read_photo
 from carclf.metrics.scores import confused_pairs, scored
+from carclf.model.crops import SMALL, judged
 from carclf.plot.style import DARK, PALE, RIGHT, WIDTH, WRONG, doubt, figure, house_style, plain
 
 TILE = 320  # pixels: the longer side of a photo in a grid
@@ -53,13 +54,17 @@ def sample_photos(manifest: pd.DataFrame, n: int = 18, seed: int = 0, fig: Figur
 
 @house_style
 def overlay_page(
-    photos: Sequence[Photo], maps: np.ndarray, titles: Sequence[str] | None = None, fig: Figure | None = None
+    photos: Sequence[Photo] | pd.DataFrame,
+    maps: np.ndarray,
+    titles: Sequence[str] | None = None,
+    fig: Figure | None = None,
 ) -> Figure:
     """Each photo beside itself under its map: the brighter a place, the more it counted for the answer.
 
     Parameters
     ----------
-    photos : paths, PIL images or arrays uint8 [3, H, W]; each map is stretched to the shape of its photo
+    photos : paths, PIL images or arrays uint8 [3, H, W], or a predictions table; each map is stretched to the shape of
+        its photo or crop
     maps : float [N, H, W], 0 to 1
     titles : one per photo
     """
@@ -67,7 +72,8 @@ def overlay_page(
         raise ValueError(f"{len(photos)} photos and {len(maps)} maps; give one map per photo")
     tiles: list[np.ndarray | str] = []
     names: list[str] = []
-    for photo, cam, title in zip(photos, maps, [""] * len(maps) if titles is None else titles, strict=True):
+    shown = photos.itertuples() if isinstance(photos, pd.DataFrame) else photos
+    for photo, cam, title in zip(shown, maps, [""] * len(maps) if titles is None else titles, strict=True):
         image = _pixels(photo)
         tiles += [image, image if isinstance(image, str) else _overlaid(image, cam)]
         names += [title, ""]
@@ -79,7 +85,7 @@ def prediction_page(predictions: pd.DataFrame, n: int = 12, seed: int = 0, fig: 
     """`n` random photos, each beside its five likeliest brands; all photos in their order if there are no more.
 
     The title has the true brand after ✓ or ✗, or the answer after ? if the file name has no brand. The small print has
-    the confidence, "unsure" or "unknown" if the model does not accept its answer, and the file's name.
+    the confidence, the decision if the model does not accept its answer, and the file's name.
     """
     if predictions.empty:
         return _nothing(fig, "There is no such photo.")
@@ -87,10 +93,11 @@ def prediction_page(predictions: pd.DataFrame, n: int = 12, seed: int = 0, fig: 
     rows = -(-len(sample) // 3)
     fig = figure(fig, WIDTH, 1.75 * rows)
     for place, row in enumerate(sample.itertuples()):
-        readable = not pd.isna(row.predicted)
+        readable, small = not pd.isna(row.predicted), getattr(row, "decision", None) == SMALL
         title, colour = _verdict(row)
-        note = (f"{row.confidence:.0%}{doubt(row)} · " if readable else "") + plain(Path(row.path).name, 36)
-        image = _pixels(row.path) if readable else str(row.problem)
+        said = f"{row.confidence:.0%}{doubt(row)} · " if readable else f"{SMALL} · " if small else ""
+        note = said + plain(Path(row.path).name, 36)
+        image = _pixels(row) if readable or small else str(row.problem)
         ax = fig.add_subplot(rows, 6, 2 * place + 1)
         _tile(ax, image, plain(title, 40), note, color=colour, weight="bold")
         if readable:
@@ -118,7 +125,7 @@ def confused_page(predictions: pd.DataFrame, k: int = 4, n: int = 3, fig: Figure
                 title, colour = (f"✓ {row.brand}", RIGHT) if row.right else (f"✗ {row.predicted}", WRONG)
                 ax = part.add_subplot(places[0, side * (n + 1) + place])
                 note = f"{row.confidence:.0%} · {plain(Path(row.path).name, 18)}"
-                _tile(ax, _pixels(row.path), plain(title, 24), note, color=colour, size=8)
+                _tile(ax, _pixels(row), plain(title, 24), note, color=colour, size=8)
     return fig
 
 
@@ -164,12 +171,14 @@ def pair_title(pair) -> str:
 
 
 def _pixels(source) -> np.ndarray | str:
-    """A path, PIL image or array [3, H, W] as an array [H, W, 3], or the reason why there is no photo."""
-    if isinstance(source, (str, Path)):
-        try:
+    """A path, row, PIL image or array [3, H, W] as an array [H, W, 3], or the reason why there is no photo."""
+    try:
+        if isinstance(source, (str, Path)):
             source = read_photo(source, at_least=TILE)
-        except PhotoError as error:
-            return str(error)
+        elif hasattr(source, "path"):
+            source = judged(source, at_least=TILE)
+    except PhotoError as error:
+        return str(error)
     if isinstance(source, Image.Image):
         source = source.convert("RGB")
         source.thumbnail((TILE, TILE))

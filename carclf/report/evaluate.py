@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from carclf.metrics.scores import (
 )
 from carclf.metrics.thresholds import decisions, promise, promised, threshold_table
 from carclf.model.classifier import Classifier, Scores
+from carclf.model.crops import Boxes, one_car
 from carclf.model.ood import OodDetector
 from carclf.report.page import Section, write_report
 
@@ -73,6 +75,9 @@ def evaluate(
     folder: str | os.PathLike,
     split: pd.DataFrame | None = None,
     seed: int = 0,
+    cars: str = "whole",
+    boxes: Boxes = None,
+    detector: Any = None,
 ) -> Evaluation:
     """Test a classifier on photos that it has not learned from, and write the results into one folder.
 
@@ -88,11 +93,13 @@ def evaluate(
     split : the whole split of the run (its split.csv); its valid photos show what the threshold promised, its train
         photos which car models the classifier has seen
     seed : of the bootstrap intervals
+    cars, boxes, detector : as in `Classifier.predict`, for test and valid; not "all", as a file's name tells one brand
     """
+    given = one_car(cars, boxes, detector)
     folder, card, classes = Path(folder), classifier.card, classifier.classes
     if split is not None:
         _warn_if_learned(test, split)
-    scores = classifier.score(test)
+    scores = classifier.score(test, **given)
     known = scored(scores.table, classes)
     at = threshold_table(known, [card.threshold]).iloc[0]
     low, high = calibration_error_interval(known, seed=seed)
@@ -115,12 +122,17 @@ def evaluate(
         "An answer below the threshold is unsure. A photo unlike everything that the model has learned from is "
         "unknown: perhaps not a car, or another brand. But most photos of other brands are still taken for known ones."
     )
+    if "car" in scores.table:
+        words += (
+            "\n\nThe largest, most central car of each photo was judged, and its crop is shown. A photo without a car "
+            "was judged as a whole, and is never accepted; a car that is too small got no answer."
+        )
     sections = [Section("Accepted, unsure, unknown", words, [decisions(scores.table)])]
     valid, kept = None, None
     if split is not None:
         words = "Photos of car models that are in train, and of car models that the network has never seen."
         sections += [Section("Seen and unseen models", words, [by_seen_model(known, split)])]
-        valid = _score_valid(classifier, split)
+        valid = _score_valid(classifier, split, **given)
         if valid is not None and card.promise is not None:
             kept = promised(
                 valid.table, known, card.threshold, card.promise["accuracy"], card.promise["confidence_level"]
@@ -140,9 +152,9 @@ def evaluate(
     return Evaluation(scores, metrics, valid)
 
 
-def _score_valid(classifier: Classifier, split: pd.DataFrame) -> Scores | None:
+def _score_valid(classifier: Classifier, split: pd.DataFrame, **cars: Any) -> Scores | None:
     """Scores of valid's photos of known brands, or None if none can be read."""
-    scores = classifier.score(split[(split.split == "valid") & split.brand.isin(classifier.classes)])
+    scores = classifier.score(split[(split.split == "valid") & split.brand.isin(classifier.classes)], **cars)
     return scores if scores.table.predicted.notna().any() else None
 
 

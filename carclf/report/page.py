@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 
 from carclf import __version__
 from carclf.data.photos import PhotoError, Source, read_photo
@@ -27,11 +28,13 @@ from carclf.metrics import label_errors
 from carclf.metrics.calibration import calibration_error_interval
 from carclf.metrics.scores import brand_report, confused_pairs, metrics_table, scored
 from carclf.metrics.thresholds import threshold_table
+from carclf.model.crops import XY, has_boxes, judged
 from carclf.plot import evaluation
+from carclf.plot.cars import car_label, draw_cars
 from carclf.plot.photos import pair_photos, pair_title
 from carclf.plot.style import DARK, RIGHT, WRONG, doubt, plain
 
-THUMBNAIL = 240  # pixels: the longer side of a photo in a notebook
+THUMBNAIL, SCENE = 240, 480  # pixels: the longer side of a photo in a notebook; and of one with its cars
 SIDE, PAIR = 180, 146  # pixels: the same on the page; and in a confused pair, with six photos side by side
 DPI = 144  # of pictures: sharp in print, too
 FEW = 10  # test photos of a brand: with fewer, its own score says little
@@ -122,9 +125,28 @@ def write_report(
 
 
 def prediction_cards(predictions: pd.DataFrame, photos: Sequence[Source]) -> str:
-    """HTML of a card per row: photo, brand, answer with its confidence, the file's name, the likeliest brands."""
+    """HTML of a card per photo: it, its brand, answer with its confidence, the file's name, the likeliest brands.
+
+    `photos` are those of the table, each once. If the table has cars, they are drawn onto their photo and listed.
+    """
     macros: Any = TEMPLATES.get_template("cards.html.j2").module
-    return _clean(macros.cards(predictions, THUMBNAIL, photos))
+    if not has_boxes(predictions):
+        return _clean(macros.cards(predictions, THUMBNAIL, photos))
+    number = (predictions["car"] == 0).cumsum()
+    scenes = [_scene(rows, photo) for (_, rows), photo in zip(predictions.groupby(number), photos, strict=True)]
+    return _clean(macros.scenes(scenes, SCENE))
+
+
+def _scene(rows: pd.DataFrame, photo: Source) -> dict[str, Any]:
+    """A photo with its cars drawn onto a small copy, for the template."""
+    first, found = rows.iloc[0], {"path": rows["path"].iloc[0], "problem": "", "data": "", "rows": []}
+    if not pd.isna(first["problem"]):
+        return found | {"problem": first["problem"]}
+    image = read_photo(photo)
+    scale = min(1.0, SCENE / max(image.size))
+    small = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BILINEAR)
+    drawn = draw_cars(small, rows.assign(**(rows[XY] * scale)), lambda row: f"{row.car + 1} {car_label(row)}")
+    return found | {"data": _jpeg(drawn), "rows": list(rows.itertuples())}
 
 
 def _save_to_check(suspects: pd.DataFrame, known: pd.DataFrame, path: Path) -> None:
@@ -206,17 +228,22 @@ def _picture(part: Axes | Figure, name: str, folder: Path) -> Markup:
     return image.format(round(96 * figure.get_size_inches()[0]), title, base64.b64encode(png.getvalue()).decode())
 
 
-def _thumbnail(photo: Source, side: int) -> tuple[str, str]:
-    """A photo of at most `side` pixels as JPEG without metadata, in base64, or "" and why there is none."""
+def _thumbnail(row: Any, side: int, photo: Source | None = None) -> tuple[str, str]:
+    """What was judged of a row's photo, at most `side` pixels, as `_jpeg`, or "" and why there is none."""
     try:
-        image = read_photo(photo, at_least=side)
+        image = judged(row, photo, at_least=side)
     except PhotoError as error:
         return "", str(error)
     image.thumbnail((side, side))
+    return _jpeg(image), ""
+
+
+def _jpeg(image: Image.Image) -> str:
+    """A JPEG without metadata, in base64."""
     image.info.clear()  # a JPEG's comment would be copied
     file = io.BytesIO()
     image.save(file, "JPEG", quality=85)
-    return base64.b64encode(file.getvalue()).decode(), ""
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def _percent(share: float, digits: int = 1) -> str:
