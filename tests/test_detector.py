@@ -73,6 +73,7 @@ def test_boxes_are_those_of_the_upright_photo(streets):
     assert iou(turned[BOX].to_numpy()[0], straight[BOX].to_numpy()[0]) > 0.8
     opened = find_cars(Image.open(io.BytesIO(file.getvalue())), 0.5)  # not turned yet
     pd.testing.assert_frame_equal(opened, turned)
+    pd.testing.assert_frame_equal(find_cars(np.asarray(image), 0.5), straight)
 
 
 def test_a_photo_alone_and_among_others_has_the_same_boxes(shipped, streets):

@@ -304,3 +304,32 @@ def test_boxes_in_photos_without_vehicles_are_kept_with_their_scores():
     result = measure(Stub(), [empty, car, empty])
     assert result["photos without vehicles"] == 2 and result["false scores"] == [0.4, 0.4]
     assert result["found 96 px"][0.4] == 1 and result["found 96 px"][0.45] == 0
+
+
+def test_an_interrupted_training_of_the_detector_ends_with_the_same_weights(tmp_path, monkeypatch):
+    import detector
+
+    monkeypatch.setattr(detector, "CHECKPOINT", 2)
+    monkeypatch.setattr(detector, "SIZES", ((1.0, 64),))
+    monkeypatch.setattr(detector, "BATCH", 2)
+    monkeypatch.setattr(training_windows, "BATCH", 2)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (90, 120, 3), dtype=np.uint8)
+    photo = training_windows.Photo(pixels, np.array([[20, 20, 90, 70]], np.float32), np.zeros(1, int))
+    photos, real, calls = {"boxes": [photo]}, detector.batch, []
+
+    def stopped(*args):
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    detector.train(tmp_path / "whole", photos, 5, 0)
+    monkeypatch.setattr(detector, "batch", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        detector.train(tmp_path / "parts", photos, 5, 0)
+    calls[:] = [None] * 4
+    detector.train(tmp_path / "parts", photos, 5, 0)
+    assert len(calls) == 7  # steps 3, 4 and 5: the first two are not done again
+    whole, parts = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)

@@ -151,12 +151,12 @@ class Detector:
         return folder
 
 
-def find_cars(photo: Source | Image.Image, threshold: float | None = None, detector: Any = None) -> Table:
+def find_cars(photo: Source | Image.Image | np.ndarray, threshold: float | None = None, detector: Any = None) -> Table:
     """Find the cars in a photo: car, van, SUV, pickup, minivan, taxi; no buses, lorries or motorbikes.
 
     Parameters
     ----------
-    photo : path, bytes, open file or PIL image
+    photo : path, bytes, open file, PIL image, or uint8 [h, w, 3]
     threshold : lowest score, 0 to 1; default: the detector's own
     detector : None for the one that ships, "coco", or anything else that `Detector.load` takes, or a Detector
 
@@ -170,6 +170,8 @@ def find_cars(photo: Source | Image.Image, threshold: float | None = None, detec
     PhotoError
         If the photo cannot be read.
     """
+    if isinstance(photo, np.ndarray):
+        photo = Image.fromarray(photo)
     image = ImageOps.exif_transpose(photo).convert("RGB") if isinstance(photo, Image.Image) else read_photo(photo)
     return detector_of(detector).find([image], threshold)[0]
 
