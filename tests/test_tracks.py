@@ -94,3 +94,20 @@ def test_a_car_of_another_colour_is_another_car_even_where_the_first_one_was():
     assert numbers[:3] == [0, 0, 0] and numbers[3:5] == [1, 1] and numbers[5] == 0
     dusk = Image.new("RGB", size, (243, 243, 243))  # a change of light is no other car
     assert tracker.update(1.2, where, size, look(dusk, where)).tolist() == [0]
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_car_that_comes_in_just_as_another_leaves_through_the_same_edge_is_another_track(mirrored):
+    def cut(middle):  # what the picture shows of a car of 120 pixels
+        x0, x1 = max(0, middle - 60), min(SIZE[0], middle + 60)
+        x0, x1 = (SIZE[0] - x1, SIZE[0] - x0) if mirrored else (x0, x1)
+        return (x0, 100, x1, 160) if x1 - x0 > 20 else None
+
+    def out(time):
+        return cut(700 + 180 * time) if time < 1.79 else None
+
+    def into(time):
+        return cut(1030 - 180 * (time - 1.8)) if time > 1.79 else None
+
+    numbers = follow([out, into], seconds=4)
+    assert len({*numbers[0]}) == 1 and numbers[0][0] not in numbers[1][1:] and len({*numbers[1][1:]}) == 1

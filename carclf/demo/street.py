@@ -144,7 +144,9 @@ def draw_clip(
     with av.open(str(path), "w", format="mp4") as container:
         video = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000), options=options)
         video.width, video.height, video.pix_fmt = *size, "yuv420p"
-        for image, seen in tqdm(frames, "drawing a clip", max(1, round(seconds * fps)), unit="frame", delay=2):
+        for image, seen in tqdm(
+            frames, "drawing a clip", max(1, round(seconds * fps)), unit="frame", delay=2, leave=False
+        ):
             container.mux(video.encode(av.VideoFrame.from_image(image)))
             rows += seen
         container.mux(video.encode())

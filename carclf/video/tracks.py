@@ -3,6 +3,7 @@
 At five frames a second a car moves by up to more than its own width, so boxes of one car often do not overlap, and kept
 trackers, which ask how much they do, lose it or mix it with its neighbour. Here a car is expected where its speed takes
 it, and boxes are assigned to cars at the least total distance, counted in sizes of the boxes; other colours add to it.
+A car that leaves the picture does not turn back: what comes in there is another one.
 A column of cars that keep less than twice the distance which they drive between two frames cannot be followed; then
 frames must be closer, too.
 """
@@ -30,6 +31,7 @@ class Tracker:
         self._frames = np.empty(0, int)  # how often
         self._at = np.empty((0, 4))  # middle x and y, and the logarithms of width and height, when last seen
         self._speed = np.empty((0, 4))  # of these, a second
+        self._leaving = np.empty(0)  # 1 or -1 while its box touches the right or left edge and moves there, else 0
         self._look = np.empty((0, LOOK))  # colours of its boxes, later ones count more
         self._stays = np.empty(0)  # seconds for which each car is looked for once it is hidden
         self._next = 0
@@ -55,6 +57,8 @@ class Tracker:
             reach = np.minimum(near + a_second * elapsed[rows, None], 1.6)  # in sizes of the boxes
             distance = _distance(expected[:, None], found[None, free])
             distance += _unlike(self._look[rows][:, None], looks[None, free])
+            back = _back(self._at[rows][:, None], found[None, free], self._leaving[rows][:, None])
+            distance = np.where(back > 0.15, FAR, distance)  # another car comes in where this one goes out
             distance = np.where(distance <= reach, distance, FAR)
             for row, box in zip(*linear_sum_assignment(distance), strict=True):
                 if distance[row, box] < FAR:
@@ -68,6 +72,9 @@ class Tracker:
         self._at[cars], self._seen[cars] = found[held], time
         self._look[cars] = (self._look[cars] + looks[held]) / 2
         self._frames[cars] += 1
+        out = np.sign(self._speed[cars, 0])
+        edge = np.where(out > 0, size[0] - boxes[held, 2], boxes[held, 0])
+        self._leaving[cars] = np.where(edge <= 0.01 * size[0], out, 0)
         half_gone = _half_gone(boxes[held], self._speed[cars, :2] / sides[held], size)
         self._stays[cars] = np.clip(half_gone, self._least, self.patience)
         fresh = np.flatnonzero(number < 0)
@@ -78,12 +85,13 @@ class Tracker:
         self._stays = np.append(self._stays, [self.patience] * len(fresh))
         self._at, self._speed = np.vstack([self._at, found[fresh]]), np.vstack([self._speed, found[fresh] * 0])
         self._look = np.vstack([self._look, looks[fresh]])
+        self._leaving = np.append(self._leaving, fresh * 0.0)
         return self._ids[number]
 
     def _keep(self, rows: np.ndarray) -> None:
         self._ids, self._seen, self._frames = self._ids[rows], self._seen[rows], self._frames[rows]
         self._at, self._speed, self._stays = self._at[rows], self._speed[rows], self._stays[rows]
-        self._look = self._look[rows]
+        self._look, self._leaving = self._look[rows], self._leaving[rows]
 
 
 def look(image: Image.Image, boxes: np.ndarray) -> np.ndarray:
@@ -102,6 +110,12 @@ def _distance(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
     size = np.exp((expected[..., 2:] + found[..., 2:]) / 2)
     size[..., 1] = 0.6 * size.max(-1)  # a box that the picture's edge cuts is narrow, not far away
     return np.hypot(apart[..., 0] / size[..., 0], apart[..., 1] / size[..., 1]) + 0.2 * apart[..., 2:].sum(-1)
+
+
+def _back(cars: np.ndarray, found: np.ndarray, leaving: np.ndarray) -> np.ndarray:
+    """How far the inner side of a box lies behind that of a leaving car, in widths of the car's box; 0 for others."""
+    half, width = np.exp(found[..., 2]) / 2, np.exp(cars[..., 2])
+    return leaving * ((cars[..., 0] - leaving * width / 2) - (found[..., 0] - leaving * half)) / width
 
 
 def _unlike(looks: np.ndarray, others: np.ndarray) -> np.ndarray:
