@@ -230,7 +230,6 @@ def train(out: Path, photos: dict[str, list[Photo]], steps: int, seed: int, star
         with device.autocast():
             levels = list(model.backbone(x).values())
             outputs = model.head(levels)
-        outputs = {k: v.float() for k, v in outputs.items()}
         anchors = model.anchor_generator(ImageList(x, [(side, side)] * BATCH), levels)
         counts = [level.shape[2] * level.shape[3] for level in levels]
         loss = sum(model.compute_loss(targets, outputs, anchors, counts).values())

@@ -15,6 +15,7 @@ import pandas as pd
 
 XY = ["x0", "y0", "x1", "y1"]
 BOX = [*XY, "score"]
+SMALL, NO_CAR = "too small", "no car found"  # decisions about cars, beside those about photos
 FRACTIONS = 1.5  # boxes that end before this many pixels are meant as fractions of the photo
 
 

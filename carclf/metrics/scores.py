@@ -18,6 +18,7 @@ from scipy.spatial.distance import squareform
 from sklearn.metrics import precision_recall_fscore_support
 
 from carclf.brands import owner_of
+from carclf.data.boxes import SMALL
 from carclf.data.splits import model_key
 from carclf.files import write_text
 from carclf.metrics.intervals import indicator, percentiles, resampled_sums, share_interval
@@ -96,7 +97,7 @@ def photo_counts(predictions: pd.DataFrame, table: pd.DataFrame) -> dict[str, fl
     """The counts of `compute_metrics`, for a whole table and the photos of it that `scored` returned."""
     unanswered = predictions["predicted"].isna()
     unlabelled = ~unanswered & predictions["brand"].isna()
-    small = unanswered & (predictions["decision"] == "too small" if "car" in predictions else False)
+    small = unanswered & (predictions["decision"] == SMALL if "car" in predictions else False)
     return {
         "n": len(table),
         "vehicles": int(table["vehicle"].nunique()),

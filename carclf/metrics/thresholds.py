@@ -12,11 +12,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from carclf.data.boxes import NO_CAR
 from carclf.metrics.intervals import least_share, share_interval
 from carclf.metrics.scores import scored
 
 DECISIONS = "accepted", "unsure", "unknown"
-NEVER_ACCEPTED = "unknown", "no car found"  # whatever the confidence
+NEVER_ACCEPTED = "unknown", NO_CAR  # whatever the confidence
 
 
 def threshold_table(predictions: pd.DataFrame, thresholds: Sequence[float] | np.ndarray | None = None) -> pd.DataFrame:

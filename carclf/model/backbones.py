@@ -171,7 +171,7 @@ def _architecture(backbone: str, n_classes: int, head: str | None, pretrained: b
     kind = head_name(backbone, head)
     if kind not in ("mlp", "linear"):
         raise ValueError(f"head={head!r} must be 'mlp' or 'linear'")
-    model = _imagenet_model(backbone) if pretrained else timm.create_model(_timm_name(backbone))
+    model = imagenet_model(backbone) if pretrained else timm.create_model(_timm_name(backbone))
     owner_path, _, name = _head_path(backbone).rpartition(".")
     old, owner = head_of(model, backbone), model.get_submodule(owner_path)
     # `features` must be what the last layer takes; MetaFormers have an MLP in between, LeViT's family a norm.
@@ -198,7 +198,7 @@ def _head_path(backbone: str) -> str:
     return config.classifier if config is not None and isinstance(config.classifier, str) else ""
 
 
-def _imagenet_model(backbone: str) -> Any:
+def imagenet_model(backbone: str) -> Any:
     """timm's model for 1,000 classes with its ImageNet weights."""
     name = _timm_name(backbone)
     if backbone == "efficientnet_lite0":

@@ -27,7 +27,7 @@ from carclf.model.backbones import empty_model, features, head_of, n_features, n
 from carclf.model.device import pick
 from carclf.model.ood import METHOD, OodDetector
 from carclf.model.predictions import Sources, photos_of, tabulate
-from carclf.model.weights import read_tensors, write_tensors
+from carclf.model.weights import halved, read_tensors, write_tensors
 
 CARD, WEIGHTS, OOD = "card.json", "model.safetensors", "ood.safetensors"
 OLD_OOD = "novelty.safetensors"  # beside cards of schema 1, which called `ood` `novelty`
@@ -148,9 +148,7 @@ class Classifier:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         weights = self.model.state_dict()
-        if half:
-            weights = {name: w.half() if w.ndim > 1 else w for name, w in weights.items()}
-        write_tensors(folder / WEIGHTS, weights)
+        write_tensors(folder / WEIGHTS, halved(weights) if half else weights)
         self._save_ood(folder)
         return folder
 

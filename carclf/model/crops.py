@@ -18,13 +18,12 @@ import pandas as pd
 from PIL import Image
 from tqdm.auto import tqdm
 
-from carclf.data.boxes import BOX, XY, by_path, checked, key_of
+from carclf.data.boxes import BOX, NO_CAR, SMALL, XY, by_path, checked, key_of
 from carclf.data.photos import PhotoError, Source, read_photo, squish
 
 MARGIN = 0.08  # of a box's width and height, added on each side: on valid, 0.03 cost 1 to 3 points, 0.08 none
 TOO_SMALL = 64  # pixels of a box's longer side: below that, a car gets no answer
 CARS = ("whole", "main", "all")
-SMALL, NO_CAR = "too small", "no car found"  # decisions
 PHOTOS = 4  # in memory at once, at full size
 NOWHERE = [np.nan] * len(BOX)
 

@@ -28,11 +28,12 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.ops import FeaturePyramidNetwork, nms
 
+from carclf.data.boxes import XY
 from carclf.data.photos import Source, read_photo
 from carclf.files import write_text, writing
-from carclf.model.backbones import normalisation
+from carclf.model.backbones import TIMM_NAMES, imagenet_model, normalisation
 from carclf.model.device import pick
-from carclf.model.weights import lite0_state_dict, read_state_dict, read_tensors, write_tensors
+from carclf.model.weights import halved, read_state_dict, read_tensors, write_tensors
 
 SHIPPED = Path(__file__).resolve().parents[2] / "models" / "find-cars"
 CARD, WEIGHTS = "card.json", "model.safetensors"
@@ -53,7 +54,7 @@ class DetectorCard:
     """Everything about a detector but its weights; the JSON file beside them."""
 
     side: int = 384  # longer side, in pixels, to which a photo is scaled
-    threshold: float = 0.5  # boxes with a lower score, 0 to 1, are left out; chosen on photos of sets left out
+    threshold: float = 0.5  # boxes with a lower score, 0 to 1, are left out
     training: dict | None = None  # data and results, for people
     about: dict | None = None  # what it has seen, what it misses, licences, as text
     schema: int = SCHEMA
@@ -138,15 +139,14 @@ class Detector:
         scale = np.tile(np.divide(photo.size, pixels.shape[:0:-1]), 2)
         xyxy = found["boxes"][cars].float().cpu().numpy() * scale
         scores = found["scores"][cars].float().cpu().numpy().astype(float)
-        return pd.DataFrame(xyxy, columns=["x0", "y0", "x1", "y1"]).assign(score=scores)
+        return pd.DataFrame(xyxy, columns=XY).assign(score=scores)
 
     def save(self, folder: str | os.PathLike, card: DetectorCard | None = None) -> Path:
         """Write the folder of a detector that is not fused yet, with matrices as float16."""
         folder = Path(folder)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        weights = {k: w.half() if w.ndim > 1 else w for k, w in self.model.state_dict().items()}
-        write_tensors(folder / WEIGHTS, weights)
+        write_tensors(folder / WEIGHTS, halved(self.model.state_dict()))
         write_text(folder / CARD, json.dumps(asdict(card or self.card), indent=1, ensure_ascii=False))
         return folder
 
@@ -204,10 +204,8 @@ def build_detector(side: int = 384, pretrained: bool = False) -> FCOS:
     mean, std = normalisation("efficientnet_lite0")
     backbone: Any = _Pyramid()
     if pretrained:
-        full = timm.create_model("tf_efficientnet_lite0")
-        full.load_state_dict(dict(zip(full.state_dict(), lite0_state_dict().values(), strict=True)))
-        own = backbone.body.state_dict()
-        backbone.body.load_state_dict({k: v for k, v in full.state_dict().items() if k in own})
+        full, own = imagenet_model("efficientnet_lite0").state_dict(), backbone.body.state_dict()
+        backbone.body.load_state_dict({name: full[name] for name in own})
     anchors = AnchorGenerator(((8,), (16,), (32,), (64,)), ((1.0,),) * 4)  # the strides: FCOS has no other anchors
     head: Any = _Head(CHANNELS, 1, len(CLASSES), CONVOLUTIONS)
     # Sides start 3 strides away from their place, not at it, where half of the ReLUs after this layer would be dead.
@@ -224,7 +222,7 @@ class _Pyramid(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        body: Any = timm.create_model("tf_efficientnet_lite0", features_only=True, out_indices=(2, 3, 4))
+        body: Any = timm.create_model(TIMM_NAMES["efficientnet_lite0"], features_only=True, out_indices=(2, 3, 4))
         self.body, self.pyramid = body, FeaturePyramidNetwork(body.feature_info.channels(), CHANNELS)
         self.top = nn.Conv2d(CHANNELS, CHANNELS, 3, 2, 1)
         self.out_channels = CHANNELS
@@ -232,7 +230,7 @@ class _Pyramid(nn.Module):
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         levels = self.pyramid(dict(zip("012", self.body(x.contiguous(memory_format=torch.channels_last)), strict=True)))
         levels["3"] = self.top(levels["2"])
-        return {name: level.float() for name, level in levels.items()}
+        return {name: level.float() for name, level in levels.items()}  # anchors are made in this type
 
 
 class _Head(FCOSHead):

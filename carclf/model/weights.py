@@ -34,6 +34,11 @@ def write_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[s
         shutil.rmtree(part, ignore_errors=True)
 
 
+def halved(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Matrices as float16; norms and biases, which may be below its range, as they are."""
+    return {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
+
+
 def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file, copied: no view keeps the file open, so it can be replaced.
 

@@ -17,14 +17,15 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 from tqdm.auto import tqdm
 
+from carclf.data.boxes import NO_CAR, SMALL
 from carclf.data.photos import read_photo
 from carclf.files import writing
-from carclf.model.crops import NO_CAR, by_photo
+from carclf.model.crops import by_photo
 from carclf.plot.style import doubt, plain
 
 # By decision, of Okabe and Ito's palette, which colour-blind readers can tell apart. All are light, for black letters
 # and for dark pictures; on light ones, a box has black edges. The label repeats what the colour says.
-COLOURS = {"accepted": "#56B4E9", "unsure": "#E69F00", "unknown": "#CC79A7", "too small": "#C8C8C8"}
+COLOURS = {"accepted": "#56B4E9", "unsure": "#E69F00", "unknown": "#CC79A7", SMALL: "#C8C8C8"}
 OTHER = "#F0E442"  # no car found, no decision
 SMALLEST = 11  # pixels of the letters: smaller ones cannot be read
 LETTERS = 40  # of a label
@@ -130,7 +131,7 @@ def _colour(row: Any) -> str:
 
 
 def _is_minor(row: Any) -> bool:
-    return getattr(row, "decision", None) == "too small"
+    return getattr(row, "decision", None) == SMALL
 
 
 def _areas(rows: pd.DataFrame, size: tuple[int, int]) -> list[Area | None]:

@@ -17,6 +17,7 @@ from scipy.optimize import linear_sum_assignment
 PATIENCE = 1.4  # seconds that a car may be hidden; one that comes back later counts as another
 LOOK = 4 * 3 * 3  # numbers that describe the colours of a box
 UNLIKE = 12.0  # distance, in sizes of the boxes, for one of colour, 0 to 1
+EDGE = 0.01  # of the picture: boxes that come so close touch its edge
 FAR = 1e6  # a distance at which nothing is assigned
 
 
@@ -31,7 +32,6 @@ class Tracker:
         self._frames = np.empty(0, int)  # how often
         self._at = np.empty((0, 4))  # middle x and y, and the logarithms of width and height, when last seen
         self._speed = np.empty((0, 4))  # of these, a second
-        self._leaving = np.empty(0)  # 1 or -1 while its box touches the right or left edge and moves there, else 0
         self._look = np.empty((0, LOOK))  # colours of its boxes, later ones count more
         self._stays = np.empty(0)  # seconds for which each car is looked for once it is hidden
         self._next = 0
@@ -57,7 +57,7 @@ class Tracker:
             reach = np.minimum(near + a_second * elapsed[rows, None], 1.6)  # in sizes of the boxes
             distance = _distance(expected[:, None], found[None, free])
             distance += _unlike(self._look[rows][:, None], looks[None, free])
-            back = _back(self._at[rows][:, None], found[None, free], self._leaving[rows][:, None])
+            back = _back(self._at[rows][:, None], found[None, free], self._speed[rows][:, None], size[0])
             distance = np.where(back > 0.15, FAR, distance)  # another car comes in where this one goes out
             distance = np.where(distance <= reach, distance, FAR)
             for row, box in zip(*linear_sum_assignment(distance), strict=True):
@@ -72,9 +72,6 @@ class Tracker:
         self._at[cars], self._seen[cars] = found[held], time
         self._look[cars] = (self._look[cars] + looks[held]) / 2
         self._frames[cars] += 1
-        out = np.sign(self._speed[cars, 0])
-        edge = np.where(out > 0, size[0] - boxes[held, 2], boxes[held, 0])
-        self._leaving[cars] = np.where(edge <= 0.01 * size[0], out, 0)
         half_gone = _half_gone(boxes[held], self._speed[cars, :2] / sides[held], size)
         self._stays[cars] = np.clip(half_gone, self._least, self.patience)
         fresh = np.flatnonzero(number < 0)
@@ -85,13 +82,12 @@ class Tracker:
         self._stays = np.append(self._stays, [self.patience] * len(fresh))
         self._at, self._speed = np.vstack([self._at, found[fresh]]), np.vstack([self._speed, found[fresh] * 0])
         self._look = np.vstack([self._look, looks[fresh]])
-        self._leaving = np.append(self._leaving, fresh * 0.0)
         return self._ids[number]
 
     def _keep(self, rows: np.ndarray) -> None:
         self._ids, self._seen, self._frames = self._ids[rows], self._seen[rows], self._frames[rows]
         self._at, self._speed, self._stays = self._at[rows], self._speed[rows], self._stays[rows]
-        self._look, self._leaving = self._look[rows], self._leaving[rows]
+        self._look = self._look[rows]
 
 
 def look(image: Image.Image, boxes: np.ndarray) -> np.ndarray:
@@ -112,10 +108,15 @@ def _distance(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
     return np.hypot(apart[..., 0] / size[..., 0], apart[..., 1] / size[..., 1]) + 0.2 * apart[..., 2:].sum(-1)
 
 
-def _back(cars: np.ndarray, found: np.ndarray, leaving: np.ndarray) -> np.ndarray:
-    """How far the inner side of a box lies behind that of a leaving car, in widths of the car's box; 0 for others."""
-    half, width = np.exp(found[..., 2]) / 2, np.exp(cars[..., 2])
-    return leaving * ((cars[..., 0] - leaving * width / 2) - (found[..., 0] - leaving * half)) / width
+def _back(cars: np.ndarray, found: np.ndarray, speed: np.ndarray, width: int) -> np.ndarray:
+    """How far the inner side of a box lies behind that of a leaving car, in widths of the car's box; 0 for others.
+
+    A car leaves while its box touches the right or left edge of a picture of this `width` and moves there.
+    """
+    out, half, other = np.sign(speed[..., 0]), np.exp(cars[..., 2]) / 2, np.exp(found[..., 2]) / 2
+    edge = np.where(out > 0, width - cars[..., 0] - half, cars[..., 0] - half)
+    behind = out * (cars[..., 0] - found[..., 0]) - half + other
+    return np.where(edge <= EDGE * width, behind / (2 * half), 0) * (out != 0)
 
 
 def _unlike(looks: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -134,6 +135,6 @@ def _half_gone(boxes: np.ndarray, speed: np.ndarray, size: tuple[int, int]) -> n
     Whatever is seen there later is another car that comes in. `speed` [n, 2] is that of their middles, in their sides
     a second: of a box that the edge cuts, half of the car's.
     """
-    near = 0.01 * np.array(size)
+    near = EDGE * np.array(size)
     out = np.where(boxes[:, :2] <= near, -speed, 0) + np.where(boxes[:, 2:] >= size - near, speed, 0)
     return 0.25 / np.maximum(out.max(1), 1e-9)
