@@ -1,8 +1,10 @@
-# Two commands for a fresh machine: `make demo` and `make test`. The README has the same for Windows PowerShell.
+# For a fresh machine: `make install`, `make demo`, `make test`. The README has the same for Windows PowerShell.
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test test-directml lint
+.PHONY: install demo test test-directml lint
+
+install: .venv/installed
 
 demo: .venv/installed
 	$(PY) notebooks/execute.py --demo

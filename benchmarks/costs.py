@@ -21,6 +21,7 @@ from timing import drawn_photos
 
 import carclf
 from carclf.train.batches import Dataset
+from carclf.train.checks import activations
 from carclf.train.distributed import Processes
 from carclf.train.engine import Engine
 
@@ -56,29 +57,13 @@ def stages(name: str, data: Dataset, photos: int) -> list[dict]:
         row = {"recipe": name, "trains": stage.unfreeze, "epochs": stage.epochs, "size": stage.size}
         row |= {"photos per second": speed, "minutes": stage.epochs * photos / speed / 60}
         for kind, mixed in (("float32", False), ("mixed", True)):
-            row[f"activations, {kind}, MB"] = activations(engine.model, recipe.micro_batch, stage.size, mixed) / 1e6
+            precision = torch.autocast(engine.device.torch.type, torch.bfloat16, enabled=mixed)
+            kept, _ = activations(engine.model, recipe.micro_batch, stage.size, precision)
+            row[f"activations, {kind}, MB"] = kept / 1e6
         trained = sum(p.numel() for p in engine.model.parameters() if p.requires_grad)
         every = sum(p.numel() for p in engine.model.parameters())
         rows.append(row | {"weights, gradients, moments, MB": (4 * every + 12 * trained) / 1e6})
     return rows
-
-
-def activations(model: torch.nn.Module, photos: int, size: int, mixed: bool) -> int:
-    """Bytes that the backward pass of one micro-batch needs, besides the weights."""
-    model.train()
-    seen, kept = {}, []
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if not isinstance(tensor, torch.nn.Parameter):
-            seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        kept.append(tensor)  # keeps it alive: a later one could get the same address
-        return tensor
-
-    x = torch.rand(photos, 3, size, size, device=next(model.parameters()).device)
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with hooks, torch.autocast(x.device.type, torch.bfloat16, enabled=mixed):
-        model(x)
-    return sum(seen.values())
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from timing import in_turns
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 import carclf
-from carclf.data.manifest import list_photos
+from carclf.data.listing import list_photos
 from carclf.model.detector import SHIPPED, WEIGHTS, Detector, DetectorCard, build_detector
 from carclf.model.weights import read_tensors
 

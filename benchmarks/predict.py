@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 import carclf
-from carclf.data.manifest import list_photos
+from carclf.data.listing import list_photos
 from carclf.model.backbones import normalisation
 from carclf.model.classifier import Classifier
 

@@ -21,7 +21,8 @@ import pandas as pd
 
 import carclf
 from carclf.data.duplicates import NEAR, VIEWS
-from carclf.data.manifest import FOLDER, list_photos, read_name
+from carclf.data.listing import list_photos
+from carclf.data.manifest import FOLDER, read_name
 
 PATTERNS = (
     "{brand}_{model}_{year}_37_18_250_20_4_70_54_180_16_AWD_5_4_4dr_{letters}.jpg",

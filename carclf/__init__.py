@@ -29,10 +29,10 @@ _PUBLIC = {
     "metrics.prevalence": ("brand_shares",),
     "video.predict": ("predict_video",),
     "report.evaluate": ("calibrate_on_valid", "evaluate"),
-    "demo.folder": ("draw_demo",),
+    "demo.folder": ("draw_demo", "photos_or_drawn"),
 }
 _MODULE_OF = {name: module for module, names in _PUBLIC.items() for name in names}
-_FOLDERS = ("data", "demo", "metrics", "model", "plot", "report", "train", "video")
+_FOLDERS = ("brands", "data", "demo", "metrics", "model", "plot", "report", "train", "video")
 
 __all__ = sorted(_MODULE_OF)
 

@@ -1,7 +1,8 @@
-"""Words that error messages share: the nearest right name, and whether a folder is there."""
+"""Words that messages and tables share: the nearest right name, whether a folder is there, long names made short."""
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -22,6 +23,33 @@ def no_such(path: str | os.PathLike, kind: str = "folder") -> str:
     missing = next((part for part in reversed([path, *path.parents]) if not part.exists()), path)
     beside: list[str] = []
     with suppress(OSError):
-        beside = [entry.name for entry in missing.parent.iterdir() if kind != "folder" or entry.is_dir()]
+        wanted = kind if missing == path else "folder"
+        either = wanted not in ("file", "folder")
+        beside = [e.name for e in missing.parent.iterdir() if either or e.is_dir() == (wanted == "folder")]
     where = "" if missing == path else f" ({missing} is missing)"
     return f"there is no {kind} {path}{where}{did_you_mean(missing.name, beside)}"
+
+
+REMEDIES = {
+    errno.ENOSPC: "free some disk or choose another folder",
+    errno.EDQUOT: "free some disk or choose another folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EISDIR: "give the name of a file in it",
+    errno.ENOENT: "make its folder, or choose another one",
+    errno.EROFS: "this disk is read-only: choose another folder",
+    errno.EACCES: "ask for permission to write there, or choose another folder",
+    errno.EPERM: "ask for permission to write there, or choose another folder",
+}
+
+
+def cannot_write(path: str | os.PathLike, error: BaseException) -> str:
+    """ "out.csv cannot be written: No space left on device; free some disk …", with the remedy for that reason."""
+    reason = getattr(error, "strerror", None) or error
+    remedy = REMEDIES.get(getattr(error, "errno", None) or 0, "free some disk or choose another folder")
+    return f"{path} cannot be written: {reason}; {remedy}"
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """Text of at most so many characters: a longer one loses its middle."""
+    kept = most - 1
+    return text if len(text) <= most else f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"

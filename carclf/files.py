@@ -1,17 +1,24 @@
-"""Files: whether one has changed, room on the disk, and writing that replaces a file atomically."""
+"""Files: whether one has changed, room on the disk, writing that replaces a file atomically, tables for people."""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
 from safetensors import SafetensorError
 
+from carclf.errors import cannot_write
+
 SPARE = 100 * 2**20  # bytes of disk that are kept free
+FORMULA = re.compile(r"'*[=+\-@\t\r\n]")  # how a cell begins that spreadsheets evaluate, or that we have quoted
 
 
 def file_state(path: str) -> tuple[int, int]:
@@ -40,8 +47,7 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:  # a SafetensorError is no OSError, even if the disk is full
-        reason = getattr(error, "strerror", None) or error
-        raise OSError(f"{path} cannot be written: {reason}; free some disk or choose another folder") from error
+        raise OSError(cannot_write(path, error)) from error
 
 
 @contextmanager
@@ -62,3 +68,45 @@ def write_text(path: Path, text: str) -> None:
     """Replace a UTF-8 file atomically."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def write_csv(table: pd.DataFrame, path: str | os.PathLike) -> None:
+    """Replace a CSV file for people atomically; an index with a name becomes the first column.
+
+    The mark at the start tells spreadsheets that it is UTF-8. Texts that they would take for a formula begin with an
+    apostrophe, which `read_csv` takes away again.
+    """
+    table = table.reset_index() if table.index.name else table
+    texts = {name: table[name].map(_guarded) for name in table if not is_numeric_dtype(table[name])}
+    write_text(Path(path), "\ufeff" + table.assign(**texts).to_csv(index=False, lineterminator="\n"))
+
+
+def read_csv(path: str | os.PathLike, **options: Any) -> pd.DataFrame:
+    """A table that `write_csv` wrote, or one of people's own; `options` are those of pandas.
+
+    Semicolons or tabs may separate its cells, and decimals may have commas, as spreadsheets of many countries write it.
+    """
+    with open(path, encoding="utf-8-sig") as file:  # noqa: PTH123
+        header, row = file.readline(2**16), file.readline(2**16)
+    separator = max(",;\t", key=header.count)
+    decimal = "." if separator == "," or re.search(r"[;\t]-?\d+\.\d+[;\t\n]", row) else ","
+    table = pd.read_csv(path, sep=separator, decimal=decimal, encoding="utf-8-sig", **options)
+    for name in table:
+        if not is_numeric_dtype(table[name]):
+            quoted = table[name].astype(object).str.startswith("'", na=False)
+            if quoted.any():
+                table.loc[quoted, name] = table.loc[quoted, name].map(_unguarded)
+    return table
+
+
+def _guarded(text: Any) -> Any:
+    """Text that no spreadsheet evaluates; anything else as it is."""
+    if not isinstance(text, str):
+        return text
+    text = text.encode("utf-8", "replace").decode("utf-8")  # UTF-8 cannot hold the lone surrogates of old file names
+    return f"'{text}" if FORMULA.match(text) else text
+
+
+def _unguarded(text: str) -> str:
+    """The text that `_guarded` was given."""
+    return text[1:] if text.startswith("'") and FORMULA.match(text) else text

@@ -34,18 +34,17 @@ def shipped(run: Path) -> None:
     tables = {name: pd.read_csv(run / name / "predictions.csv") for name in QUESTIONS}
     brands = {name: brand_report(table) for name, table in tables.items()}
     pd.concat(brands, names=["photos"]).round(3).to_csv(DOCS / "shipped-brands.csv", lineterminator="\n")
+    promise = json.loads((DOCS.parent / "models" / "cars-lite0" / "card.json").read_text("utf-8"))["promise"]
     figure, axes = plt.subplots(2, 2, figsize=(11, 9), layout="constrained")
     for (name, table), (left, right) in zip(tables.items(), axes, strict=True):
         matrix = confusion_matrix(table)
-        share = (table.brand == table.predicted).mean()
-        title = f"{name}: {len(table)} photos of {table.brand.nunique()} brands, {share:.1%} correct"
-        matrix.set_title(title, loc="left")
+        matrix.set_title(f"{name}: {matrix.get_title(loc='left')}", loc="left")
         matrix.figure.savefig(DOCS / f"shipped-confusion-{name.replace(' ', '-')}.png", dpi=70)
         threshold = json.loads((run / name / "metrics.json").read_text("utf-8"))["threshold"]
-        risk_coverage(table, left, threshold)
+        risk_coverage(table, left, threshold, promise)
         reliability(table, ax=right)
         for ax in (left, right):
-            ax.set_title(f"{name}: {ax.get_title(loc='left')}", loc="left", fontsize=10)
+            ax.set_ylabel(f"{name}: {ax.get_ylabel()}")
     figure.savefig(DOCS / "shipped-confidence.png", dpi=70)
 
 

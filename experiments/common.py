@@ -18,7 +18,7 @@ import pandas as pd
 from scipy.special import softmax
 
 import carclf
-from carclf.data.manifest import list_photos
+from carclf.data.listing import list_photos
 from carclf.metrics.scores import compare
 from carclf.model.classifier import Classifier, tabulate
 from carclf.train.run import digest

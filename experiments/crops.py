@@ -105,7 +105,7 @@ def table_of(classifier: Classifier, photos: pd.DataFrame, logits: np.ndarray) -
     ]
     asked = asked.assign(problem=None, vehicle=asked.get("collection", asked.vehicle).fillna(asked.vehicle))
     probabilities = softmax(logits / classifier.card.temperature, axis=1)
-    return tabulate(asked, probabilities, classifier.classes, classifier.card.threshold, np.zeros(len(asked), bool))
+    return tabulate(asked, probabilities, classifier.classes, classifier.card.accept_from, np.zeros(len(asked), bool))
 
 
 def summary(base: pd.DataFrame, table: pd.DataFrame, boxes: pd.DataFrame) -> dict[str, float]:

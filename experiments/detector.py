@@ -30,7 +30,7 @@ from torchvision.ops import box_iou
 from tqdm.auto import tqdm
 from training_windows import BATCH, Photo, batch, read_all, read_boxes, street, whole
 
-from carclf.data.manifest import list_photos
+from carclf.data.listing import list_photos
 from carclf.data.photos import read_photo
 from carclf.files import write_text
 from carclf.model.backbones import normalisation

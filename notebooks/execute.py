@@ -9,6 +9,7 @@ An up-to-date demo is not run again. With your own photos the notebooks always r
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import json
 import shutil
@@ -17,10 +18,27 @@ from pathlib import Path
 
 import nbformat
 import papermill
+from jinja2 import DictLoader
 from nbconvert import HTMLExporter
+from traitlets.config import Config
 
 import carclf
 
+# Of a page that stays when the notebook is closed: it loads nothing from elsewhere, and breaks lines between words.
+KEPT = """
+{%- extends "lab/index.html.j2" -%}
+{%- block html_head_js -%}{%- endblock -%}
+{%- block jupyter_widgets -%}{%- endblock -%}
+{%- block html_head_js_mathjax -%}{%- endblock -%}
+{%- block html_head_js_mermaidjs -%}{%- endblock -%}
+{%- block html_head_css -%}
+<style>
+.jp-OutputArea-output pre, .jp-RenderedText pre { white-space: pre-wrap; word-break: normal; overflow-wrap: anywhere }
+.jp-RenderedHTMLCommon { overflow-x: auto } img, video { max-width: 100%; height: auto }
+</style>
+{%- endblock -%}
+"""
+WIDGET = "application/vnd.jupyter.widget-view+json"  # progress bars and the upload: dead once the notebook is closed
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 # On two cores without bfloat16 units this trains in a third of the time that 8 epochs of the whole network take, and on
@@ -100,12 +118,25 @@ def _execute(name: str, settings: dict, out: Path, fingerprint: str) -> None:
     out.mkdir(parents=True, exist_ok=True)
     print(f"running {name}.ipynb")
     result = out / f"{name}.ipynb"
-    papermill.execute_notebook(HERE / f"{name}.ipynb", result, settings, cwd=out, log_output=False)
+    # Kernels that could encrypt but were not asked to print a warning.
+    private = Config({"KernelManager": {"transport_encryption": "auto"}})
+    papermill.execute_notebook(HERE / f"{name}.ipynb", result, settings, cwd=out, log_output=False, config=private)
     notebook = nbformat.read(result, as_version=4)
     notebook.metadata["source"] = fingerprint
     nbformat.write(notebook, result)
-    page, _ = HTMLExporter().from_notebook_node(notebook)
-    (out / f"{name}.html").write_text(page, encoding="utf-8")
+    (out / f"{name}.html").write_text(kept_page(notebook), encoding="utf-8")
+
+
+def kept_page(notebook: nbformat.NotebookNode) -> str:
+    """HTML of a notebook that ran, in one file; its title is the notebook's first heading."""
+    page = copy.deepcopy(notebook)
+    page.metadata["title"] = page.cells[0].source.splitlines()[0].lstrip("# ")
+    page.metadata.pop("widgets", None)
+    for cell in page.cells:
+        if "outputs" in cell:
+            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
+    exporter = HTMLExporter(extra_loaders=[DictLoader({"kept.html.j2": KEPT})], template_file="kept.html.j2")
+    return exporter.from_notebook_node(page)[0]
 
 
 def _report(out: Path) -> None:

@@ -23,6 +23,12 @@ CARS = {
 }
 
 
+def pytest_configure(config):
+    # The tests' photos are too few for any training to be worth its while, and `fit` says so.
+    for message in (".* photos to train give the stages", "the training ended below what the head alone"):
+        config.addinivalue_line("filterwarnings", f"ignore:{message}:UserWarning")
+
+
 @pytest.fixture(autouse=True)
 def close_figures():
     """No figure of one test is seen by the next."""

@@ -1,3 +1,4 @@
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -6,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 import carclf
 from carclf.data.cache import to_square
@@ -122,6 +124,100 @@ def test_paths_bytes_and_folders_mix(classifier, photos, photo_folder, tmp_path)
         classifier.predict(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def pixels(photos):
+    return np.asarray(carclf.read_photo(photos.path[0]))
+
+
+def test_anything_that_holds_a_photo_is_taken_alone_or_in_a_list(classifier, photos, pixels, tmp_path):
+    Image.fromarray(pixels).save(tmp_path / "Audi_A4.png")  # without loss, so that all kinds give the same pixels
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    Image.fromarray(pixels).rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
+    data = (tmp_path / "Audi_A4.png").read_bytes()
+    opaque = np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])
+    expected = classifier.predict([tmp_path / "Audi_A4.png"])
+    with (tmp_path / "Audi_A4.png").open("rb") as file, Image.open(tmp_path / "turned.png") as turned:
+        named = {"path": tmp_path / "Audi_A4.png", "file": file}
+        nameless = {"bytes": data, "view": memoryview(data), "memory": io.BytesIO(data), "array": pixels}
+        nameless |= {"rgba": opaque, "image": Image.fromarray(pixels), "turned": turned}
+        for given in named | nameless, nameless:
+            for name, photo in given.items():
+                table = classifier.predict(photo)
+                assert len(table) == 1 and table.problem.isna().all(), (name, table.problem[0])
+                np.testing.assert_array_equal(table.confidence, expected.confidence, err_msg=name)
+                assert (table.path[0], table.brand[0]) == (
+                    (str(tmp_path / "Audi_A4.png"), "Audi") if name in named else ("photo 1", None)
+                )
+                file.seek(0)
+                nameless["memory"].seek(0)
+        grey = classifier.predict([pixels[..., 0], pixels[..., :1], Image.fromarray(pixels[..., 0])])
+        assert grey.path.tolist() == ["photo 1", "photo 2", "photo 3"] and grey.confidence.nunique() == 1
+        assert turned.size == pixels.shape[:2]  # it stays as it was
+    clear = classifier.predict(np.dstack([pixels, np.zeros(pixels.shape[:2], np.uint8)]))  # lies on white
+    assert clear.confidence[0] == classifier.predict(np.full_like(pixels, 255)).confidence[0]
+    boxed = classifier.predict(pixels, boxes=[[0, 0, 70, 50]])
+    assert boxed.path.tolist() == ["photo 1"] and boxed.predicted.notna().all()
+
+
+def test_many_photos_come_in_any_iterable(classifier, photos, pixels):
+    paths = photos.path[:3].tolist()
+    expected = classifier.predict(paths)
+    for given in (path for path in paths), tuple(paths), np.array(paths), photos.path[:3], photos[["path"]][:3]:
+        pd.testing.assert_frame_equal(classifier.predict(given), expected, check_dtype=False)
+    stack = classifier.predict(np.stack([pixels] * 2))
+    assert stack.path.tolist() == ["photo 1", "photo 2"] and stack.confidence.nunique() == 1
+    row = classifier.predict(photos.iloc[2])
+    assert row.path.tolist() == paths[2:] and row.brand.tolist() == [photos.brand[2]]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "message"),
+    [
+        (None, TypeError, "photos of the type NoneType are not taken; give a path, a folder, bytes"),
+        (7, TypeError, "photos of the type int are not taken"),
+        ({"a.jpg": b""}, TypeError, "photos of the type dict are not taken"),
+        ([], ValueError, "no photos are given; give a path"),
+        (iter([]), ValueError, "no photos are given"),
+        ([b"", None], TypeError, "photo 2 is of the type NoneType; give a path"),
+        ([["a.jpg"]], TypeError, "photo 1 is of the type list"),
+        (np.arange(3), TypeError, "photo 1 is of the type int64"),
+        (pd.DataFrame({"file": ["a.jpg"]}), ValueError, "the table has no column path, only file; give a path"),
+        (pd.DataFrame({"path": ["a.jpg", None]}), ValueError, "row 1 of the table has no path but nan"),
+        ("images/*.jpg", FileNotFoundError, r"no file images/\*.jpg: patterns are not expanded; give the folder"),
+        ("https://a.org/car.jpg", FileNotFoundError, "https://a.org/car.jpg is an address, not a file: download"),
+        ("Audi_A4.jgp", FileNotFoundError, r"there is no file Audi_A4.jgp; did you mean 'Audi_A4.jpg'\?"),
+        ("a\0.jpg", FileNotFoundError, "there is no file a"),
+    ],
+)
+def test_what_holds_no_photo_is_refused_in_a_sentence(classifier, tmp_path, monkeypatch, wrong, error, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "Audi_A4.jpg").touch()
+    with pytest.raises(error, match=message):
+        classifier.predict(wrong)
+
+
+def test_one_bad_photo_of_several_has_its_reason_in_its_row(classifier, photos, pixels):
+    bad = [
+        "images/*.jpg",
+        "https://a.org/1.jpg",
+        "nowhere.jpg",
+        pixels / 255,
+        pixels.T,
+        pixels[:0],
+        pixels[:9],
+        Image.new("1", (0, 0)),
+    ]
+    table = classifier.predict([*bad, photos.path[0]])
+    reasons = ["there is no file images", "https://a.org/1.jpg is an address", "unreadable: there is no such file"]
+    reasons += ["unsupported: an array of float64 ", "unsupported: an array of uint8 [3, ", "empty: an array of [0, "]
+    reasons += ["too small: ", "too small: 0 × 0"]
+    assert [problem.startswith(reason) for problem, reason in zip(table.problem[:-1], reasons, strict=True)] == [
+        True
+    ] * 8
+    assert table.predicted.notna().tolist() == [False] * 8 + [True]
+
+
 def test_photos_that_are_unreadable_or_set_aside_keep_their_row_and_their_reason(classifier, photos, tmp_path):
     (tmp_path / "Audi_A4_1.jpg").write_text("no photo")
     table = classifier.predict([tmp_path / "Audi_A4_1.jpg", photos.path[0], tmp_path / "absent.jpg", b""])
@@ -163,6 +259,41 @@ def test_a_threshold_is_stored_with_the_model(classifier, folder, photos):
     assert not again.predict(photos).accepted.any()
     with pytest.raises(ValueError, match="between 0 and 1"):
         loaded.accept_above(95)
+
+
+PROMISE = {"threshold": 0.2, "accuracy": 0.9, "confidence_level": 0.9, "bound": 0.91, "kept": True}
+
+
+@pytest.mark.parametrize(
+    ("threshold", "promise", "accept_from"),
+    [
+        (0.2, PROMISE, 0.2),
+        (0.2, PROMISE | {"kept": False}, np.inf),
+        (0.2, None, 0.2),
+        (0.0, None, np.inf),
+        (0, PROMISE, 0),
+    ],
+)
+def test_where_nothing_is_proven_nothing_is_accepted(classifier, folder, photos, threshold, promise, accept_from):
+    loaded = Classifier.load(folder, "cpu")
+    loaded.accept_above(threshold, folder, promise)
+    again = Classifier.load(folder, "cpu")
+    assert again.card.accept_from == loaded.card.accept_from == accept_from
+    table = again.predict(photos[:6])
+    assert table.accepted.tolist() == (table.confidence >= accept_from).tolist()
+    assert set(table.decision) <= ({"accepted", "unsure"} if accept_from < np.inf else {"unsure"})
+
+
+@pytest.mark.parametrize("wrong", [{}, {"kept": 1}, {"bound": None}, {"accuracy": 95}, {"threshold": "high"}, []])
+def test_a_card_whose_promise_says_nothing_is_refused(folder, wrong):
+    edit_card(folder, promise=PROMISE | wrong if wrong else wrong)
+    with pytest.raises(ValueError, match="not a model card of this version"):
+        Classifier.load(folder)
+
+
+def test_a_mistyped_folder_is_named_with_the_nearest(folder):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*modle; did you mean 'model'\?"):
+        Classifier.load(folder.with_name("modle"))
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, CARD])

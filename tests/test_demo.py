@@ -11,7 +11,7 @@ from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 from carclf.brands import parse_brand
 from carclf.demo import folder as demo
 from carclf.demo import picture
-from carclf.demo.folder import BRANDS, draw_demo
+from carclf.demo.folder import BRANDS, draw_demo, photos_or_drawn
 from carclf.demo.picture import VIEWS, draw_photo
 
 LISTING = re.compile(r"(?P<vehicle>.+_\d{4}(_[^_]+){13})_[A-Za-z]{3}\.jpg")
@@ -132,6 +132,21 @@ def test_other_files_and_another_seed_are_refused_and_left_alone(few, drawn, tmp
     assert sorted(path.name for path in tmp_path.iterdir()) == [".gitignore", "holiday.jpg"]
     with pytest.raises(ValueError, match="the demo of seed 5, version 1, did not draw"):
         draw_demo(drawn[0], seed=5)
+
+
+def test_an_empty_folder_is_replaced_by_the_drawn_photos_and_no_other_is(few, drawn, tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / ".gitignore").write_text("*")
+    assert photos_or_drawn(tmp_path / "images", drawn[0]) == str(drawn[0])
+    assert (
+        f"No photos in {tmp_path / 'images'} yet: this runs on {drawn[1].photos} drawn ones" in capsys.readouterr().out
+    )
+    (tmp_path / "images" / "Audi").mkdir()
+    (tmp_path / "images" / "Audi" / "notes.txt").touch()
+    assert photos_or_drawn(tmp_path / "images", drawn[0]) == str(tmp_path / "images")
+    assert not capsys.readouterr().out
+    with pytest.raises(NotADirectoryError, match=r"there is no folder .*imagse; did you mean .images."):
+        photos_or_drawn(tmp_path / "imagse", drawn[0])
 
 
 @pytest.mark.slow

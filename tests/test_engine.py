@@ -175,7 +175,7 @@ def test_a_run_that_fills_the_memory_continues_with_the_same_batches(data, tmp_p
 
 
 def test_memory_too_small_for_any_micro_batch_and_other_errors_are_not_tried_again(data, monkeypatch):
-    engine, remedy = begun(data), r"no memory for 3 photos of 32 pixels; choose a smaller size or backbone"
+    engine, remedy = begun(data), r"no memory for 3 photos of 32 pixels; train in another folder with a smaller size"
     with monkeypatch.context() as patch, pytest.warns(UserWarning, match="ran out of memory"):
         full_above(0, patch, OUT_OF_MEMORY)
         with pytest.raises(MemoryError, match=remedy):

@@ -1,6 +1,8 @@
 """What a model may claim is chosen on valid, stored with it, and checked on test."""
 
 import json
+import re
+import warnings
 from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
@@ -10,10 +12,11 @@ from PIL import Image
 
 import carclf
 from carclf.metrics.thresholds import decisions
+from carclf.metrics.words import promise_text
 from carclf.model.classifier import OOD
 from carclf.report.evaluate import calibrate_on_valid
 
-pytestmark = pytest.mark.filterwarnings("ignore:no threshold can promise")  # there are only a few vehicles
+pytestmark = pytest.mark.filterwarnings("ignore:Nothing is promised")  # there are only a few vehicles
 
 
 @pytest.fixture(scope="module")
@@ -180,13 +183,127 @@ def test_brands_that_somebody_has_filled_in_are_kept(calibrated, tmp_path):
 
 
 def test_a_promise_that_could_not_be_made_is_not_claimed(calibrated, evaluated):
-    assert calibrated[1].classifier.card.promise["kept"] is False  # so few vehicles
-    page = " ".join((evaluated[0] / "report.html").read_text("utf-8").split())
-    assert "nothing: valid is too small or the model too weak for 95.0%; this threshold comes closest" in page
-    assert "is proven" not in page
+    classifier, (folder, (scores, metrics)) = calibrated[1].classifier, evaluated
+    assert classifier.card.promise["kept"] is False and classifier.card.accept_from == np.inf  # so few vehicles
+    assert not scores.table.accepted.any() and not evaluated[1].valid.table.accepted.any()
+    assert (metrics["accepted_share"], metrics["accepted_photos"], metrics["accepted_accuracy"]) == (0, 0, None)
+    said = promise_text(classifier.card.promise)
+    assert said.startswith("Nothing is promised: ") and metrics["promise"] == said
+    page = " ".join((folder / "report.html").read_text("utf-8").split())
+    assert " ".join(said.split()) in page
+    assert not any(
+        claim in page for claim in ("is proven", "proven on valid", "accepted answers are right", "at least 95")
+    )
+
+
+def test_what_is_promised_is_claimed_with_its_words(calibrated, tmp_path):
+    manifest, done, *_ = calibrated
+    kept = done.classifier.card.promise | {
+        "kept": True,
+        "accuracy": 0.1,
+        "bound": 0.2,
+        "threshold": 0.3,
+        "scope": "at sea",
+    }
+    copy = carclf.Classifier.load(done.folder / "model", "cpu")
+    copy.accept_above(0.3, None, kept)
+    scores, metrics = carclf.evaluate(copy, manifest[manifest.split == "test"], tmp_path)
+    assert metrics["accepted_photos"] == scores.table.accepted.sum() > 0
+    assert "answers are right, at sea (proven on valid" in metrics["promise"]
+    assert " ".join(metrics["promise"].split()) in " ".join((tmp_path / "report.html").read_text("utf-8").split())
 
 
 def test_photos_that_were_learned_from_are_not_evaluated_silently(calibrated, tmp_path):
     manifest, done, *_ = calibrated
     with pytest.warns(UserWarning, match="21 of 29 photos were used to train or select the model"):
         carclf.evaluate(done.classifier, manifest[manifest.split != "valid"], tmp_path, manifest)
+
+
+def test_a_smaller_test_needs_to_be_asked_for(calibrated, tmp_path):
+    manifest, done, *_ = calibrated
+    test = manifest[manifest.split == "test"].reset_index(drop=True)
+    moved = test.assign(path=[str(tmp_path / "gone" / "Audi_A4.jpg"), *test.path[1:]])
+    with pytest.raises(
+        FileNotFoundError, match=r"^1 of \d+ photos are missing, such as .*Audi_A4.jpg.*skip_missing=True"
+    ):
+        carclf.evaluate(done.classifier, moved, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    metrics = carclf.evaluate(done.classifier, moved, tmp_path / "out", skip_missing=True).metrics
+    assert (metrics["missing"], metrics["unreadable"], metrics["n"]) == (1, 0, len(test) - 1)
+    with pytest.raises(ValueError, match=r"none was read, such as .*; give the folder where the photos are now"):
+        carclf.evaluate(done.classifier, moved[:1], tmp_path / "out", skip_missing=True)
+    away = manifest.copy()
+    away.loc[away.split == "valid", "path"] += ".gone"
+    with pytest.warns(UserWarning, match=r"11 of 11 photos of valid are missing, such as .*without them"):
+        assert carclf.evaluate(done.classifier, test, tmp_path / "out", away).valid is None
+
+
+def test_brands_that_the_model_lacks_are_named_with_their_photos(calibrated, tmp_path):
+    manifest, done, *_ = calibrated
+    test = manifest[manifest.split == "test"].reset_index(drop=True)
+    brands = ["Zeekr", "Zeekr", "Tank", *test.brand[3:]]
+    with pytest.warns(
+        UserWarning, match=r"does not know Zeekr \(2 photos\), Tank \(1 photo\); these photos are left out"
+    ):
+        metrics = carclf.evaluate(done.classifier, test.assign(brand=brands), tmp_path).metrics
+    assert json.loads((tmp_path / "metrics.json").read_text("utf-8"))["unknown_brands"] == {"Zeekr": 2, "Tank": 1}
+    assert metrics["unknown_brand"] == 3
+
+
+BRANDS = ("Alfa Romeo", "Audi", "BMW", "Volvo")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            "valid empty",
+            "valid has no photo of a brand .* Valid needs at least 45 cars.*stays 1.*: valid has no photos",
+        ),
+        (
+            "valid gone",
+            r"valid has no photo.*no photo of valid can be read, such as .*\(unreadable: there is no such file",
+        ),
+        ("valid unknown", "valid has no readable photo of a brand that the model knows"),
+        ("two brands, three photos", "on 1 car of valid"),
+        ("one brand", "Nothing is promised"),
+        ("all wrong", "right on 0 % of"),
+        ("train too small", "No photo can be called unknown: 1 photos of 1 brands .* give at least 3 photos of train"),
+    ],
+)
+def test_what_valid_is_too_small_for_stays_neutral_and_is_told_once(calibrated, tmp_path, change, told):
+    manifest, done, _, after = calibrated
+    few = manifest[manifest.split != "test"].copy()
+    valid = few.split == "valid"
+    if change == "valid empty":
+        few = few[~valid]
+    elif change == "valid gone":
+        few.loc[valid, "path"] += ".gone"
+    elif change == "valid unknown":
+        few.loc[valid, "brand"] = "Lada"
+    elif change == "two brands, three photos":
+        few = pd.concat([few[valid][:1], few[~valid & few.brand.isin(BRANDS[:2])].groupby("brand").head(2)])
+    elif change == "one brand":
+        few = few[few.brand == "Audi"]
+    elif change == "all wrong":
+        said = after.table.set_index("path").predicted
+        wrong = [next(brand for brand in BRANDS if brand != said[path]) for path in few.path[valid]]
+        few.loc[valid, "brand"] = wrong
+    elif change == "train too small":
+        few = few[valid | (few.index == few.index[~valid][0])]
+    copy = carclf.Classifier.load(done.folder / "model", "cpu")
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always")
+        before, _ = calibrate_on_valid(copy, few, tmp_path)
+    assert len(raised) == 1
+    text = str(raised[0].message).replace("\xa0", " ")
+    assert re.search(told, text) and text.startswith("Nothing is promised") and text.endswith("."), text
+    card = copy.card
+    assert not card.promise["kept"] and card.accept_from == np.inf
+    assert json.loads((tmp_path / "card.json").read_text("utf-8"))["promise"] == card.promise
+    if change.startswith("valid"):
+        assert (card.temperature, card.threshold, card.ood, copy.ood) == (1, 0, None, None)
+    if change == "train too small":
+        assert card.ood is None and card.temperature != 1 and not (tmp_path / OOD).exists()
+    assert not copy.rescore(after).table.accepted.any()
+    assert len(before.table) == (few.split == "valid").sum()

@@ -1,6 +1,7 @@
 import json
 import os
-from itertools import chain, repeat
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import carclf
 from carclf.data.manifest import read_test
@@ -17,6 +18,7 @@ from carclf.model.classifier import WEIGHTS
 from carclf.train import engine as engines
 from carclf.train.loss import one_cycle
 from carclf.train.run import FILE as CHECKPOINT
+from carclf.train.run import check_run
 
 STAGES = (("head", 1, 1e-2, 32), ("blocks.6", 2, 1e-3, 32))
 
@@ -124,15 +126,33 @@ def test_a_tracker_gets_every_epoch(data, tmp_path):
         carclf.fit(recipe(), *data, tmp_path / "other", log_with="wandb")
 
 
-def test_a_finished_run_is_not_trained_again(run, data, monkeypatch):
+def test_a_finished_run_is_not_trained_again_but_shows_its_curves(run, data, monkeypatch):
     monkeypatch.setattr("carclf.train.fit._train_epoch", lambda *_: pytest.fail("trained"))
-    assert len(carclf.fit(recipe(), *data, run.folder).history) == 3
+    shown = []
+    found = carclf.fit(recipe(), *data, run.folder, on_epoch=shown.append).history
+    pd.testing.assert_frame_equal(found, run.history)
+    assert len(shown) == 1
+    pd.testing.assert_frame_equal(shown[0], run.history)
+
+
+def test_a_run_that_continues_shows_the_curves_of_before_at_once(data, tmp_path):
+    lengths = []
+
+    def show(history):
+        lengths.append(len(history))
+        if lengths == [1]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        carclf.fit(recipe(), *data, tmp_path, on_epoch=show)
+    carclf.fit(recipe(), *data, tmp_path, on_epoch=show)
+    assert lengths == [1, 1, 2, 3]
 
 
 def test_an_interrupted_run_can_be_used_and_resumed_to_the_last_bit_even_after_a_torn_write(
     run, data, tmp_path, monkeypatch
 ):
-    with pytest.raises(FileNotFoundError, match=r"model.safetensors is missing; give the folder that training wrote"):
+    with pytest.raises(FileNotFoundError, match=r"holds no model yet: `fit` writes it after the first epoch"):
         carclf.Run.load(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         carclf.fit(recipe(), *data, tmp_path, on_epoch=stop)
@@ -171,41 +191,139 @@ def test_windows_may_flush_and_replace_a_checkpoint(tmp_path, monkeypatch):
     assert torch.equal(read["x"], torch.ones(1000))
 
 
-def test_a_run_with_other_settings_is_refused_naming_the_difference(run, data):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 7}, "seed: was 0, now 7"),
+        (
+            {"stages": (STAGES[0], ("all", 2, 5e-4, 32))},
+            r"unfreeze of stage 2: was blocks.6, now all; max_lr of stage 2: was 0.001, now 0.0005",
+        ),
+        ({"stages": (*STAGES, ("all", 1, 1e-3, 32))}, r"stage 3 \(all, 1, 0.001, 32\) is new"),
+        ({"stages": STAGES[:1]}, r"stage 2 \(blocks.6, 2, 0.001, 32\) is gone"),
+        (
+            {"augment": {"rotate": 3}, "head": "mlp"},
+            r"rotate of augment: was the default, now 3; head: was None, now mlp",
+        ),
+    ],
+)
+def test_other_settings_are_refused_before_any_photo_is_read_and_both_remedies_work(
+    run, data, tmp_path, changes, message
+):
+    other = recipe(**changes)
+    for refuse in (check_run, lambda *two: carclf.fit(other, *data, two[1])):
+        with pytest.raises(
+            ValueError, match=rf"other settings: {message}; use another folder, or delete this one"
+        ) as e:
+            refuse(other, run.folder)
+        assert "{" not in str(e.value)
+    check_run(recipe(), run.folder)
+    check_run(other, tmp_path / "another")
+    shutil.copytree(run.folder, tmp_path / "copy")
+    shutil.rmtree(tmp_path / "copy")
+    check_run(other, tmp_path / "copy")
+
+
+def test_a_folder_and_a_device_that_cannot_be_used_are_refused_before_any_photo_is_read(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"file is a file; give the run a folder of its own"):
+        check_run(recipe(), tmp_path / "file")
+    with pytest.raises(ValueError, match=r"device 'xpu' is not available; choose 'auto'"):
+        check_run(recipe(device="xpu"), tmp_path / "run")
+    (tmp_path / CHECKPOINT).write_bytes(b"half a file")
+    with pytest.raises(ValueError, match=r"cannot resume from .*; delete it to start over"):
+        check_run(recipe(), tmp_path)
+    (tmp_path / CHECKPOINT).unlink()
+    check_run(recipe(), tmp_path)
+
+
+def test_other_photos_are_refused_with_their_numbers(run, data):
     manifest, cache = data
     brand = manifest.brand[0]
-    other = manifest.assign(brand=manifest.brand.replace({brand: "Zenvo"}))
+    renamed = manifest.assign(brand=manifest.brand.replace({brand: "Zenvo"}))
     moved = carclf.split(manifest.drop(columns="split"), seed=5)
-    for seed, changed, message in (
-        (7, manifest, r"other settings \(recipe.seed: was 0, now 7\); use another folder"),
-        (0, other, f"no longer {brand}, new Zenvo"),
-        (0, moved, "the photos or their split have changed"),
+    learned = manifest.split.isin(["train", "valid"])
+    fewer = manifest.assign(split=manifest.split.mask(manifest.path == manifest.path[learned].iloc[0], "test"))
+    for changed, message in (
+        (
+            renamed,
+            rf"settings: brands: no longer {brand}, new Zenvo; photos or another split: \d+ of another brand; use",
+        ),
+        (
+            moved,
+            r"a finished run on other photos or another split: \d+ new, \d+ gone, \d+ in another split; use another",
+        ),
+        (fewer, r"holds a finished run on other photos or another split: 1 gone; use another folder"),
     ):
         with pytest.raises(ValueError, match=message):
-            carclf.fit(recipe(seed=seed), changed, cache, run.folder)
+            carclf.fit(recipe(), changed, cache, run.folder)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_the_remedy(data, tmp_path, monkeypatch):
-    settings, ordinary = recipe(stages=(("all", 2, 1e-3, 32),)), engines.weighted_loss
-    factors = chain([1] * 4, repeat(float("nan")))
-    monkeypatch.setattr(engines, "weighted_loss", lambda *arguments: ordinary(*arguments) * next(factors))
-    with pytest.raises(ArithmeticError, match=r"the loss is nan.* at stage 1/1 epoch 2/2, step 1, lr .*lower max_lr"):
-        carclf.fit(settings, *data, tmp_path)
-    monkeypatch.setattr(engines, "weighted_loss", ordinary)
-    assert len(carclf.Run.load(tmp_path).history) == 1  # the last good checkpoint stands
-    assert len(carclf.fit(settings, *data, tmp_path).history) == 2
+def test_a_photo_with_other_content_is_told_and_nothing_is_written_over_a_finished_run(run, data):
+    manifest, cache = data
+    row = np.flatnonzero(manifest.split == "train")[0]
+    changed = manifest.assign(sha256=manifest.sha256.where(manifest.index != row, "0" * 64))
+    files = {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()}
+    for _ in range(2):  # it is said each time
+        with pytest.warns(
+            UserWarning, match=r"a finished run, and 1 of its photos have another content now; its model has not"
+        ):
+            again = carclf.fit(recipe(), changed, cache, run.folder)
+    assert {path: path.read_bytes() for path in run.folder.rglob("*") if path.is_file()} == files
+    pd.testing.assert_frame_equal(again.history, run.history)
+
+
+def test_an_interrupted_run_continues_where_its_photos_were_moved_to(run, data, tmp_path):
+    manifest, cache = data
+    with pytest.raises(KeyboardInterrupt):
+        carclf.fit(recipe(), manifest, cache, tmp_path, on_epoch=stop)
+    moved = manifest.assign(path=manifest.path.str.replace("photos", "elsewhere"))
+    cache = carclf.TensorCache(cache.folder, moved, cache.photos, cache.slots, cache.problems)
+    carclf.fit(recipe(), moved, cache, tmp_path)
+    assert_equal_weights(run.folder, tmp_path)
+    carclf.fit(recipe(), moved, cache, tmp_path)  # finished, and silent
+    row = np.flatnonzero(moved.split == "train")[0]
+    changed = moved.assign(sha256=moved.sha256.where(moved.index != row, "0" * 64))
+    with pytest.warns(UserWarning, match="1 of its photos have another content"):
+        carclf.fit(recipe(), changed, cache, tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_remedies_that_work(data, tmp_path):
+    stages = (("head", 1, 1e-2, 32), ("all", 1, 1e30, 32))
+    settings = recipe(stages=stages, precision="bfloat16")
+    with pytest.raises(
+        ArithmeticError, match=r"the (loss is|gradient).* at stage 2/2 epoch 1/1, step [12], lr "
+    ) as error:
+        carclf.fit(settings, *data, tmp_path / "run")
+    with pytest.raises(ArithmeticError):  # the same call ends there again
+        carclf.fit(settings, *data, tmp_path / "run")
+    assert len(carclf.Run.load(tmp_path / "run").history) == 1  # the last good checkpoint stands
+    lower = re.search(
+        r"train again in another folder with a lower max_lr in this stage, such as (\S+) or precision='float32'$",
+        str(error.value),
+    )
+    again = recipe(stages=(stages[0], ("all", 1, float(lower[1]), 32)), precision="float32")
+    assert np.isfinite(carclf.fit(again, *data, tmp_path / "another").history.train_loss).all()
+
+
+def test_weights_that_are_no_numbers_are_named(data, tmp_path):
+    state = carclf.build_model("efficientnet_lite0", 4).state_dict()
+    state["conv_head.weight"] = state["conv_head.weight"] * float("nan")
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=r"values that are no numbers, .*'conv_head.weight'; .* or weights='imagenet'"):
+        carclf.fit(recipe(weights=str(tmp_path / "w.safetensors")), *data, tmp_path / "run")
 
 
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(data, tmp_path):
     manifest, cache = data
-    for changed, stages, message in (
-        (manifest.drop(columns="split"), STAGES, r"no column 'split'.*carclf.split"),
-        (manifest.iloc[:-1], STAGES, "another manifest"),
-        (manifest.assign(split="train"), STAGES, "0 to validate"),
-        (manifest, (STAGES[0], ("layer4", 1, 1e-3, 32)), r"unfreeze='layer4' is not a block.*blocks.6"),
+    for changed, message in (
+        (manifest.drop(columns="split"), r"no column 'split'.*carclf.split"),
+        (manifest.iloc[:-1], "another manifest"),
+        (manifest.assign(split="train"), "0 to validate"),
+        (manifest.assign(brand="BMW"), "all photos of train are of one brand, BMW; add photos of another"),
     ):
         with pytest.raises(ValueError, match=message):
-            carclf.fit(recipe(stages=stages), changed, cache, tmp_path / "run")
+            carclf.fit(recipe(), changed, cache, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

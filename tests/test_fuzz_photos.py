@@ -43,6 +43,7 @@ def originals() -> dict[str, bytes]:
         "JPEG": (rgb, profile),
         "JPEG progressive": (rgb, {"progressive": True, **exif}),
         "JPEG CMYK": (inks, {}),
+        "JPEG restarts": (rgb, {"restart_marker_blocks": 3, "optimize": True}),
         "PNG": (rgb, profile),
         "PNG palette": (palette, {"transparency": 3, **exif}),
         "PNG 16 bit": (deep, {}),
@@ -51,6 +52,7 @@ def originals() -> dict[str, bytes]:
         "WEBP lossless": (rgb.convert("RGBA"), {"lossless": True}),
         "GIF": (palette, {"save_all": True, "append_images": [palette.rotate(9)]}),
         "BMP": (rgb, {}),
+        "PPM": (rgb, {}),
         "TIFF": (rgb, {"compression": "tiff_lzw", **exif}),
         "TIFF 16 bit": (deep, {"compression": "tiff_adobe_deflate"}),
         "TIFF CMYK": (inks, {}),
@@ -91,7 +93,7 @@ def mutate(data: bytes, other: bytes, rng: random.Random) -> bytes:
             length = rng.choice([4, 12, 40, 200])
             changed[:length] = other[:length]
         else:
-            changed += other[place() if rng.random() < 0.5 else 0 :]
+            changed += bytes(999) if rng.random() < 0.1 else other[place() if rng.random() < 0.5 else 0 :]
     if rng.random() < 0.5 and changed.startswith(b"\x89PNG"):
         reseal(changed)
     return bytes(changed)

@@ -32,7 +32,7 @@ def cells(frame: pd.DataFrame) -> list[list]:
 def test_scan_has_one_row_per_photo_sorted_by_path_and_ignores_other_files(tmp_path, monkeypatch):
     folder = tmp_path / "photos"
     photos = ["b/Audi_A4_2.jpg", "Audi_A4_1.jpg", "a/BMW_X5_1.PNG", "a b.jpeg", "a/Volvo V70 2008_3.webp"]
-    others = ["notes.txt", "Thumbs.db", "jpg", "Audi_A4_1.jpg.part"]
+    others = ["notes.txt", "Thumbs.db", "Audi_A4_1.jpg.part"]
     hidden = [".Audi_A4_2.jpg", "._Audi_A4_1.jpg", ".trash/Audi_A4_3.jpg"]
     for name in (*photos, *others, *hidden):
         draw(folder / name)
@@ -48,14 +48,17 @@ def test_scan_has_one_row_per_photo_sorted_by_path_and_ignores_other_files(tmp_p
 
 
 def test_brand_is_read_from_the_name_else_from_the_folder(tmp_path):
-    for name in ("Audi/001.jpg", "Audi/BMW_Isetta_1.jpg", "misc/001.jpg", "Audi/deep/001.jpg"):
+    for name in ("Audi/001.jpg", "Audi/BMW_Isetta_1.jpg", "misc/001.jpg", "Audi/deep/001.jpg", "misc/Mustang_2.jpg"):
         draw(tmp_path / name)
-    found = scan(tmp_path)[["path", "brand", "model", "label_from"]]
+    manifest = scan(tmp_path)
+    assert "the folder: 2, the name: 1, only a model, such as 'Mustang': 1" in summary(manifest)
+    found = manifest[["path", "brand", "model", "label_from"]]
     assert {os.path.relpath(path, tmp_path).replace(os.sep, "/"): row for path, *row in cells(found)} == {
         "Audi/001.jpg": ["Audi", None, "folder"],
         "Audi/BMW_Isetta_1.jpg": ["BMW", "Isetta", "name"],
-        "Audi/deep/001.jpg": [None, None, None],
+        "Audi/deep/001.jpg": ["Audi", None, "folder"],
         "misc/001.jpg": [None, None, None],
+        "misc/Mustang_2.jpg": ["Ford", "Mustang", "model"],
     }
 
 
@@ -90,13 +93,15 @@ def test_bad_photos_are_set_aside_with_their_reason(tmp_path):
 
 
 def test_a_folder_without_photos_and_a_missing_one_say_what_to_do(tmp_path):
-    (tmp_path / "notes.txt").touch()
     with pytest.raises(ValueError, match=re.escape(f"no photos in {tmp_path}: put files such as 'Audi_A4_1.jpg'")):
         scan(tmp_path)
     draw(tmp_path / "file.jpg")
-    for name in ("absent", "file.jpg"):
-        with pytest.raises(NotADirectoryError, match=r"is not a folder; give the folder that holds the photos"):
-            scan(tmp_path / name)
+    with pytest.raises(NotADirectoryError, match=r"file\.jpg is not a folder; give the folder that holds the photos"):
+        scan(tmp_path / "file.jpg")
+    (tmp_path / "images").mkdir()
+    message = r"there is no folder .*imagse; did you mean 'images'\?; give the folder that holds the photos"
+    with pytest.raises(NotADirectoryError, match=message):
+        scan(tmp_path / "imagse")
 
 
 @windows
@@ -132,9 +137,8 @@ def test_names_that_no_table_can_hold_are_left_out_with_a_warning(tmp_path):
 
 
 @windows
-def test_links_neither_loop_nor_stop_the_scan(tmp_path):
+def test_links_and_pipes_do_not_stop_the_scan(tmp_path):
     draw(tmp_path / "Audi_A4_1.jpg")
-    (tmp_path / "loop").symlink_to(tmp_path)
     (tmp_path / "Audi_A4_2.jpg").symlink_to("nowhere.jpg")
     (tmp_path / "Audi_A4_3.jpg").symlink_to("Audi_A4_3.jpg")
     os.mkfifo(tmp_path / "Audi_A4_4.jpg")
@@ -200,6 +204,39 @@ def test_summary_and_set_aside_tell_what_is_not_usable_and_why(tmp_path):
         describe(nameless)
 
 
+def test_photos_that_cannot_be_used_are_not_said_to_be_without_a_name(tmp_path):
+    for n in (1, 2):
+        draw(tmp_path / f"Audi_A4_{n}.jpg", size=(1, 1))
+    (tmp_path / "BMW_1.jpg").touch()
+    reasons = r"too small \(2\), empty \(1\); such as 'Audi_A4_1\.jpg': too small: 1 × 1 pixels"
+    with pytest.raises(ValueError, match=rf"none of the 3 photos can be used: {reasons}"):
+        describe(scan(tmp_path))
+    draw(tmp_path / "unnamed.jpg")
+    with pytest.raises(ValueError, match=r"none of the 4 photos can be used: .*, without a brand \(1\); such as"):
+        describe(scan(tmp_path))
+
+
+def test_one_long_name_does_not_widen_tables_and_lines(tmp_path):
+    for name in ("x" * 200 + "_12.jpg", "Audi" + "y" * 200 + ".jpg"):
+        draw(tmp_path / name)
+    manifest = scan(tmp_path)
+    assert set_aside(manifest).path.iloc[-1] == "x" * 40 + "…" + "x" * 32 + "_12.jpg"
+    assert max(map(len, summary(manifest).splitlines())) < 250
+
+
+def test_a_photo_with_a_whole_picture_in_a_broken_file_is_used_and_said(tmp_path):
+    for n in range(3):
+        draw(tmp_path / f"Audi_A4_{n}.jpg")
+    for n in (1, 2):
+        data = (tmp_path / f"Audi_A4_{n}.jpg").read_bytes()
+        (tmp_path / f"Audi_A4_{n}.jpg").write_bytes(data[:-n])
+    note = "the file breaks off, but all pixels are there"
+    for _ in range(2):  # the second time it is remembered
+        manifest = scan(tmp_path)
+        assert cells(manifest[["problem", "note"]]) == [[None, None], [None, note], [None, note]]
+        assert f"used although not whole: {note} (2)" in summary(manifest)
+
+
 def test_describe_counts_what_a_folder_offers(tmp_path):
     for n in range(3):
         draw(tmp_path / f"Audi A4_{n}.jpg", size=(40 + 10 * n, 30))
@@ -240,6 +277,7 @@ def test_read_test_gives_the_rows_marked_test_or_scans_a_folder(tmp_path, photo_
     ("text", "message"),
     [
         (b"path,brand\na.jpg,Audi\n", r"split\.csv lacks the columns problem, split, vehicle; give"),
+        (b"path,brand,vehicle,problem,split\na.jpg,Audi,a,,test\n,Audi,b,,test\n", r"has no path in row 3; give"),
         (b"path,brand,vehicle,problem,split\na.jpg,Audi,a,,train\n", r"no row of .*split\.csv is marked test; give"),
         (b"", r"split\.csv .*give the split\.csv of a run"),
         (b"\xff\xd8\xff\xe0\0\x10JFIF", r"split\.csv .*give the split\.csv of a run"),

@@ -20,7 +20,7 @@ from carclf.data.photos import FORMATS, Limits, PhotoError, probe, read_photo
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 64, 3), dtype=np.uint8)
 LOSSY = {"AVIF", "HEIF", "JPEG", "WEBP"}
-WITH_EXIF = [kind for kind in FORMATS if kind not in ("BMP", "GIF")]
+WITH_EXIF = [kind for kind in FORMATS if kind not in ("BMP", "GIF", "PPM")]
 # Orientation -> what a camera held that way stores of an upright picture.
 STORED = {
     1: lambda upright: upright,
@@ -333,6 +333,13 @@ def test_reduced_photo_is_large_enough_and_no_larger_than_needed_and_only_a_jpeg
         (png(14_000, 14_000), "too many pixels", "exceeds limit"),  # and raises above 13377
         (encode(picture(200, 15)), "too small", "200 × 15 pixels, at least 16"),
         (encode(picture(1, 1), "GIF"), "too small", "1 × 1"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(500), "unsupported", "JPEG XL; convert it to JPEG"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(500), "unsupported", "JPEG 2000; convert it to JPEG"),
+        (
+            encode(picture(), "TIFF", tiffinfo={254: 1}),
+            "unsupported",
+            "a raw file, of which only a preview",
+        ),  # DNG, NEF
     ],
 )
 def test_bad_bytes_are_refused_with_their_reason(way, data, reason, detail):
@@ -347,10 +354,11 @@ def test_limits_are_settings(way, tmp_path):
     path.write_bytes(data)
     for source in (path, data, io.BytesIO(data)):
         error = refusal(source, way, limits=Limits(max_bytes=len(data) - 1))
-        assert error.reason == "too many pixels"
+        assert error.reason == "too large"
         assert f"{len(data) - 1:,}" in error.detail
     assert way(data, limits=Limits(max_pixels=64 * 40, max_bytes=len(data), min_side=40))
-    assert refusal(data, way, limits=Limits(max_pixels=64 * 40 - 1)).detail == "64 × 40, at most 2,559 are decoded"
+    detail = "64 × 40, at most 2,559 are decoded; save it smaller"
+    assert refusal(data, way, limits=Limits(max_pixels=64 * 40 - 1)).detail == detail
     assert refusal(data, way, limits=Limits(min_side=41)).detail == "64 × 40 pixels, at least 41 a side are needed"
 
 

@@ -41,14 +41,14 @@ def places(monkeypatch):
 @pytest.mark.parametrize("ground", ["black", "white", "grey"])
 def test_a_box_has_the_colour_of_its_decision_and_is_seen_on_any_ground(ground):
     photo = Image.new("RGB", (640, 400), ground)
-    boxes = [[20 + 150 * i, 100, 120 + 150 * i, 300] for i in range(4)]
+    boxes = [[x, y, x + 100, y + 120] for y in (50, 230) for x in (20, 340)]
     drawn = np.asarray(draw_cars(photo, table(boxes, decision=DECISIONS)))
     assert (np.asarray(photo) == ImageColor.getrgb(ground)).all()  # a copy was drawn on
-    for (x0, _, x1, y1), decision in zip(boxes, DECISIONS, strict=True):
-        colour = ImageColor.getrgb(COLOURS[decision])
-        assert tuple(drawn[200, x0]) == tuple(drawn[200, x1]) == tuple(drawn[y1, x0 + 50]) == colour
-        assert tuple(drawn[200, x0 - 1]) == (0, 0, 0)
-        assert tuple(drawn[200, x0 + 50]) == ImageColor.getrgb(ground)  # the car itself is not hidden
+    for (x0, y0, x1, y1), decision in zip(boxes, DECISIONS, strict=True):
+        colour, y = ImageColor.getrgb(COLOURS[decision]), y0 + 60
+        assert tuple(drawn[y, x0]) == tuple(drawn[y, x1]) == tuple(drawn[y1, x0 + 50]) == colour
+        assert tuple(drawn[y, x0 - 1]) == (0, 0, 0)
+        assert tuple(drawn[y, x0 + 50]) == ImageColor.getrgb(ground)  # the car itself is not hidden
 
 
 @pytest.mark.parametrize("size", [(80, 60), (320, 240), (1920, 1080), (4000, 300), (64, 900)])
@@ -79,12 +79,18 @@ def test_a_label_says_the_track_the_brand_and_what_is_in_doubt(written):
     rows.loc[4, ["predicted", "confidence"]] = None, np.nan
     photo = Image.new("RGB", (1600, 1200))
     draw_cars(photo, rows)
-    said = ["#3 Citroën 87%", "#4 Citroën 87%", "#5 Citroën 87%, unsure", "#6 Citroën 87%, unknown", "too small"]
-    assert [text for text, _ in written] == said
+    said = [
+        "#3 Citroën 87 %", "#4 Citroën 87 %", "#5 Citroën 87 % (unsure)", "#6 unknown, perhaps Citroën 87 %",
+        "too small",
+    ]  # fmt: skip
+    assert [text.replace("\xa0", " ") for text, _ in written] == said
+    written.clear()
+    draw_cars(photo, rows.head(1).assign(brand="Kia"))  # that of the photo's name, which may be of another car
+    assert [text.replace("\xa0", " ") for text, _ in written] == said[:1]
     written.clear()
     draw_cars(photo, rows[["x0", "y0", "x1", "y1"]].head(2).assign(score=[0.91, np.nan]))
     draw_cars(photo, rows.head(1), label=lambda row: f"car\n{row.track:.0f}")
-    assert [text for text, _ in written] == ["91%", "car 3"]
+    assert [text for text, _ in written] == ["91\xa0%", "car 3"]
 
 
 def test_a_crowd_of_small_cars_hides_no_answer(written):
@@ -92,7 +98,7 @@ def test_a_crowd_of_small_cars_hides_no_answer(written):
     rows = table([*boxes, [290, 190, 400, 300]])
     rows.loc[:59, ["predicted", "confidence", "decision", "accepted"]] = None, np.nan, "too small", False
     draw_cars(Image.new("RGB", (640, 400)), rows)
-    assert written[0][0] == "Citroën 87%"
+    assert written[0][0] == "Citroën 87\xa0%"
     assert 1 < len(written) < 40
 
 

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from scipy.special import softmax
 
-from carclf.metrics.prevalence import brand_shares, shares_on
+from carclf.metrics.prevalence import brand_shares, resolution, shares_on
+from carclf.report.tables import shares_table
 
 BRANDS = ["Audi", "BMW", "Kia", "Seat", "Volvo"]
 CENTRES = np.random.default_rng(1).normal(0, 1.4, (5, 4))
@@ -86,6 +87,58 @@ def test_a_brand_without_photos_in_valid_keeps_a_share_and_the_same_seed_gives_t
     assert not first.equals(other)
 
 
+def test_photos_of_one_vehicle_of_valid_are_drawn_together():
+    rng = np.random.default_rng(5)
+    valid, labels = draw(rng, 40, PRIOR)
+    photos, _ = draw(rng, 500, PRIOR)
+    once, ten = (
+        brand_shares(
+            np.repeat(valid, 10, 0), names(np.repeat(labels, 10)), photos, BRANDS, valid_vehicles=groups, n_boot=40
+        )
+        for groups in (None, np.repeat(np.arange(40), 10).tolist())
+    )
+    np.testing.assert_allclose(once.corrected, ten.corrected)
+    assert (ten.high - ten.low).mean() > 1.3 * (once.high - once.low).mean()  # 40 vehicles say less than 400
+
+
+@pytest.mark.parametrize("n", [3, 40, 900])
+def test_what_was_not_seen_is_bounded_by_the_number_of_photos(n):
+    table = brand_shares(SURE[LABELS], names(LABELS), SURE[np.zeros(n, int)], BRANDS, n_boot=20)
+    rest = table.drop("Audi")
+    assert (1 - resolution(n)) ** n == pytest.approx(0.025)  # the chance to miss such a brand n times
+    assert (rest.high >= round(resolution(n), 3) - 1e-3).all() and (rest.corrected < 0.1 / n).all()
+    assert table.low["Audi"] <= 1 - resolution(n) + 1e-3 and table.high["Audi"] == 1
+    decimals = table.map(lambda share: len(repr(float(share)).partition(".")[2]))
+    assert decimals.max(axis=None) <= 2 + np.ceil(np.log10(n))  # and no 2.4e-292
+
+
+def test_a_brand_that_valid_lacks_does_not_take_the_street():
+    rng = np.random.default_rng(6)
+    shares = np.array([0.45, 0.3, 0.15, 0.1, 0])
+    valid, labels = draw(rng, 600, PRIOR)
+    kept = labels != 4
+    photos, truth = draw(rng, 600, shares, 0.3)  # of another kind than valid: rare brands are named more often
+    table = brand_shares(valid[kept], names(labels[kept]), photos, BRANDS, n_boot=0)
+    assert table.corrected["Volvo"] < 2 * max(table.counted["Volvo"], 0.01)
+    assert (truth != 4).all()
+
+
+def test_the_table_of_shares_drops_no_brand_in_silence():
+    table = pd.DataFrame(
+        {
+            "counted": [0.6, 0.4, 0, 0, 0],
+            "corrected": [0.7, 0.3, 0, 0, 0],
+            "low": 0.0,
+            "high": [0.9, 0.5, 0.3, 0.031, 0.031],
+        },
+        pd.Index(BRANDS, name="brand"),
+    )
+    *lines, last = shares_table(table, 120).splitlines()
+    assert [line.split()[0] for line in lines] == ["brand", "Audi", "BMW", "Kia"]  # Kia may hide among the others
+    assert last == "2 more brands were not seen: below 3.0\N{NO-BREAK SPACE}% each, as far as 120 photos can tell"
+    assert "not seen" not in shares_table(table[:3], 120)
+
+
 def test_bad_input_is_refused_with_the_remedy():
     p = np.full((4, 5), 0.2)
     with pytest.raises(ValueError, match="valid holds brands that the model does not know: Lada; leave them out"):
@@ -109,6 +162,18 @@ class Parrot:
 
     def softmax(self, logits):
         return softmax(logits, axis=1)
+
+
+def test_answers_kept_with_the_model_stand_for_the_photos_of_valid():
+    valid = pd.DataFrame({"path": [f"{i}.jpg" for i in range(100)], "brand": BRANDS * 20, "problem": None})
+    street = pd.DataFrame({"path": "a.jpg", "brand": ["Audi"] * 30 + ["BMW"] * 10})
+    parrot = Parrot()
+    parrot.valid = None
+    with pytest.raises(ValueError, match="keeps no answers on valid; calibrate_on_valid writes them, or give valid"):
+        shares_on(parrot, None, street)
+    labels = np.arange(100) % 5
+    parrot.valid = SimpleNamespace(logits=parrot.score(valid).logits, labels=labels, vehicles=np.arange(100))
+    pd.testing.assert_frame_equal(shares_on(parrot, None, street, n_boot=5), shares_on(parrot, valid, street, n_boot=5))
 
 
 def test_shares_of_a_classifiers_answers_leave_out_what_it_cannot_read():

@@ -7,8 +7,11 @@ from scipy.stats import binomtest
 from sklearn import metrics as reference
 from tables import make_predictions, predictions_of
 
-from carclf.metrics import scores
-from carclf.metrics.scores import brand_report, compute_metrics, confused_pairs, confusion, metrics_table, ordered
+from carclf.metrics import label_errors, scores, words
+from carclf.metrics.calibration import reliability_table
+from carclf.metrics.scores import brand_report, compute_metrics, confused_pairs, confusion, ordered
+from carclf.metrics.thresholds import decisions, threshold_table
+from carclf.metrics.words import metrics_table, percent
 
 BRANDS = ["Audi", "BMW", "Citroën", "Ford", "Kia", "Mercedes-Benz"]
 
@@ -218,15 +221,69 @@ def test_confused_pairs_most_frequent_first(monkeypatch):
     assert list(none.columns) == list(pairs.columns) == ["brand", "predicted", "photos", "share", "same_owner"]
 
 
+def test_an_answer_may_be_right_under_another_name(monkeypatch):
+    """A Hummer H1 is also an AM General; it counts on the diagonal of its own brand, and a later Hummer does not."""
+    also = {("Hummer", "H1"): {"AM General"}}
+    monkeypatch.setattr(scores, "_also_right", lambda brand, model: frozenset(also.get((brand, model), ())))
+    said = ["AM General", "AM General", "Hummer", "Audi", None, "AM General"]
+    brands = ["Hummer"] * 5 + [None]
+    models = ["H1", "H3", "H1", "H1", "H1", "H1"]
+    predictions = predictions_of(
+        brands, said, [0.9, 0.9, 0.9, 0.9, np.nan, 0.9], model=models, loss=[9.0, 8, 0, 7, np.nan, np.nan]
+    )
+    assert scores.is_right(predictions).tolist() == [True, False, True, False, False, False]
+    assert scores.is_right(predictions.drop(columns="model")).tolist() == [False, False, True, False, False, False]
+    found = compute_metrics(predictions)
+    assert (found["n"], found["accuracy"], found["right_by_another_name"]) == (4, 0.5, 1)
+    assert found["top5_accuracy"] == found["macro_recall"] == 0.5
+    assert metrics_table(found)["value"]["right under another name"].startswith("1, as")
+    counts = confusion(predictions)
+    assert counts.loc["Hummer"].to_dict() == {"AM General": 1, "Audi": 1, "Hummer": 2}
+    assert brand_report(predictions).loc["Hummer", ["precision", "recall"]].tolist() == [1, 0.5]
+    assert confused_pairs(predictions)["predicted"].tolist() == ["AM General", "Audi"]
+    assert confused_pairs(predictions)["photos"].tolist() == [1, 1]
+    table = predictions.assign(decision="accepted")
+    assert decisions(table).loc["accepted", ["labelled", "right"]].tolist() == [4, 0.5]
+    assert threshold_table(predictions, [0.5])["accuracy"].tolist() == [0.5]
+    assert reliability_table(predictions)["accuracy"].tolist() == [0.5]
+    assert label_errors.confident_mistakes(predictions).path.tolist() == ["0001.jpg", "0003.jpg"]
+    assert label_errors.highest_losses(predictions).path.tolist() == ["0001.jpg", "0003.jpg", "0002.jpg"]
+    classes = ["AM General", "Audi", "Hummer"]
+    p = np.array([[0.9, 0, 0.1], [0.9, 0, 0.1], [0, 0, 1], [0, 0.5, 0.5], [np.nan] * 3, [0.9, 0, 0.1]])
+    renamed = predictions.assign(brand=[*["Hummer"] * 5, "AM General"])
+    suspects = label_errors.label_suspects(renamed, p, classes, least_accuracy=0)
+    assert suspects.path.tolist() == ["0001.jpg"]
+
+
+def test_brands_that_the_model_lacks_are_named():
+    predictions = table([("Audi", "Audi", 0.9)] + [("Zeekr", "Audi", 0.8)] * 12 + [("Tank", "Audi", 0.8)])
+    found = compute_metrics(predictions, classes=["Audi"])
+    assert found["unknown_brands"] == {"Zeekr": 12, "Tank": 1} and found["unknown_brand"] == 13
+    assert metrics_table(found)["value"]["brands it does not know"] == "Zeekr (12 photos), Tank (1 photo)"
+    with pytest.raises(
+        ValueError, match=r"can be scored: the model does not know Zeekr \(12 photos\), Tank \(1 photo\); give"
+    ):
+        compute_metrics(predictions[1:], classes=["Audi"])
+    unread = table([("Audi", None, np.nan)] * 2)
+    with pytest.raises(
+        ValueError, match=r"none was read, such as 0000.jpg \(empty: .*; give the folder where the photos"
+    ):
+        compute_metrics(unread, classes=["Audi"])
+    many = words.listed({f"Brand {i}": 2 for i in range(12)})
+    assert many.endswith("Brand 9 (2 photos) and 2 more")
+
+
 def test_metrics_read_as_text(predictions):
     results = compute_metrics(predictions)
     text = metrics_table(results)["value"]
     low, high = results["accuracy_low"], results["accuracy_high"]
-    assert text["accuracy"] == f"{results['accuracy']:.1%}, 95 % interval {low:.1%} to {high:.1%}"
+    assert (
+        text["accuracy"] == f"{percent(results['accuracy'], 1)}, 95 % interval {percent(low, 1)} to {percent(high, 1)}"
+    )
     assert text["photos scored"] == "400, of 400 vehicles"
     assert text["not scored"] == "unreadable: 0, unlabelled: 0, unknown brand: 0"
-    assert text["macro recall"].startswith(f"{results['macro_recall']:.1%}, 95 % interval ")
-    assert text["top5 accuracy"] == f"{results['top5_accuracy']:.1%}"
+    assert text["macro recall"].startswith(f"{percent(results['macro_recall'], 1)}, 95 % interval ")
+    assert text["top5 accuracy"] == percent(results["top5_accuracy"], 1)
 
 
 def test_predictions_are_saved_as_csv(tmp_path):

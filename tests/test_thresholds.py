@@ -1,3 +1,4 @@
+import json
 import warnings
 
 import numpy as np
@@ -9,7 +10,16 @@ from tables import audis
 
 from carclf.metrics.calibration import fit_temperature
 from carclf.metrics.intervals import least_share
-from carclf.metrics.thresholds import choose_threshold, decisions, operating_points, promised, threshold_table
+from carclf.metrics.thresholds import (
+    choose_threshold,
+    decisions,
+    no_promise,
+    operating_points,
+    promise,
+    promised,
+    threshold_table,
+)
+from carclf.metrics.words import percent, promise_text
 
 
 @pytest.fixture(params=range(5))
@@ -77,7 +87,7 @@ def test_siblings_are_one_witness():
     alone = audis([0.99] * 50 + [0.5] * 50, [True] * 50 + [False] * 50)
     siblings = pd.concat([alone.assign(vehicle=alone["path"], path=f"{i}_" + alone["path"]) for i in range(7)])
     assert choose_threshold(siblings) == choose_threshold(alone) == 0.99
-    with pytest.warns(UserWarning, match="no threshold can promise"):
+    with pytest.warns(UserWarning, match="Nothing is promised"):
         choose_threshold(siblings[siblings["vehicle"] < "0030.jpg"])  # 210 photos, 30 vehicles
 
 
@@ -91,13 +101,95 @@ def test_float32_and_unread_photos():
 
 def test_a_promise_that_cannot_be_made_gives_a_warning():
     predictions = audis([0.9] * 20 + [0.1], [True] * 20 + [False])
-    with pytest.warns(UserWarning, match=r"promise that 95.0% .* 0.900 comes nearest with 100.0% .* 95.2% of") as told:
-        assert choose_threshold(predictions) == 0.9
-    assert "Even without a mistake it takes 45 vehicles, and valid has 21" in str(told[0].message)
-    assert 0.95**45 < 0.1 < 0.95**44
+    with pytest.warns(UserWarning) as told:
+        found = promise(predictions)
+    assert str(told[0].message) == promise_text(found)
+    assert plain(promise_text(found)) == (
+        "Nothing is promised: no threshold reaches 95 % on 21 cars of valid; the best (0.90) is right on 100 % of "
+        "the 95 % it answers (20 cars). Treat every answer as a guess. At that rate valid needs 48 cars, 27 more."
+    )
+    assert 0.95**45 < 0.1 < 0.95**44 and 45 * 21 / 20 <= 48
     for right in True, False:
-        with pytest.warns(UserWarning, match="no threshold can promise"):
+        with pytest.warns(UserWarning, match="Nothing is promised"):
             assert choose_threshold(audis([0.8], [right])) == 0.8
+
+
+@pytest.mark.filterwarnings("ignore:Nothing is promised")
+@pytest.mark.parametrize(("accuracy", "right", "of", "n"), [(0.95, 40, 40, 40), (0.95, 98, 100, 200), (0.8, 9, 10, 40)])
+def test_so_many_vehicles_are_needed_as_are_enough_at_that_rate(accuracy, right, of, n):
+    few = pd.Series(np.arange(n))
+    confidence, is_right = np.where(few < of, 0.9, 0.1), (few < right).to_numpy()
+    found = promise(audis(confidence, is_right), accuracy)
+    assert not found["kept"] and found["needed"] > n
+    more = -(-found["needed"] // n)  # so many times these cars are enough, and once less is not
+    for times, kept in (more - 1, False), (more, True):
+        again = promise(audis(np.tile(confidence, times), np.tile(is_right, times)), accuracy)
+        assert (again["kept"], again["right"]) == (kept, found["right"]), times
+
+
+@pytest.mark.filterwarnings("ignore:Nothing is promised")
+def test_what_a_promise_says_never_contradicts_itself():
+    """More cars are asked for only if there are fewer, and a bound that suffices is kept."""
+    random, seen = np.random.default_rng(0), set()
+    for n in (1, 5, 50, 400):
+        for rate in (0, 0.5, 0.9, 0.97, 1):
+            found = promise(audis(random.uniform(0.5, 1, n), random.random(n) < rate))
+            assert found == json.loads(json.dumps(found, allow_nan=False))
+            assert found["kept"] == (found["bound"] >= 0.95) and found["vehicles"] == n
+            assert found["needed"] is None or found["needed"] > n
+            assert ("Nothing is promised" in promise_text(found)) == (not found["kept"])
+            seen.add((found["kept"], found["needed"] is None))
+    assert seen == {(True, True), (False, True), (False, False)}
+
+
+KEPT = {"threshold": 0.9, "accuracy": 0.8, "confidence_level": 0.9, "bound": 0.86, "kept": True}
+OLD = KEPT | {"kept": False, "bound": 0.58, "threshold": 0.35}
+UNKEPT = OLD | {"accuracy": 0.95, "vehicles": 72, "coverage": 0.19, "right": 0.79, "needed": None}
+
+
+@pytest.mark.parametrize(
+    ("found", "threshold", "text"),
+    [
+        (
+            KEPT,
+            0.9,
+            "At least 80 % of the accepted answers are right (proven on valid with 90 % confidence). This holds",
+        ),
+        (KEPT | {"scope": "also at night"}, 0.9, "answers are right, also at night (proven on valid"),
+        (KEPT | {"accuracy": 0.975}, 0.9, "At least 97.5 % of"),  # 98 % would be more than is promised
+        (KEPT, 0.5, "The threshold of 0.50 was set by hand, so nothing is promised."),
+        (None, 0.5, "The threshold of 0.50 was set by hand, so nothing is promised."),
+        (None, 0, "No threshold was chosen, so nothing is promised: treat every answer as a guess."),
+        (
+            UNKEPT,
+            0.35,
+            "no threshold reaches 95 % on 72 cars of valid; the best (0.35) is right on 79 % of the 19 % it",
+        ),
+        (UNKEPT, 0.35, "(14 cars). Treat every answer as a guess. At that rate more cars would not help"),
+        (UNKEPT | {"needed": 1100}, 0.35, "At that rate valid needs 1,100 cars, 1,028 more."),
+        (UNKEPT | {"vehicles": 1, "coverage": 1.0}, 0.35, "on 1 car of valid; "),
+        (
+            OLD,
+            0.35,
+            "Nothing is promised: no threshold reaches 80 % on valid, and 0.35 comes nearest. Treat every answer",
+        ),
+        (
+            no_promise(),
+            0,
+            "valid has no photo of a brand that the model knows, so no threshold reaches 95 %. Treat every",
+        ),
+        (no_promise(), 0, "Valid needs at least 45 cars for that."),
+    ],
+)
+def test_a_promise_is_told_in_words(found, threshold, text):
+    assert text in plain(promise_text(found, threshold))
+    kept = found is not None and found["kept"] and threshold == 0.9
+    assert ("accepted answers are right" in promise_text(found, threshold)) == kept
+
+
+def plain(text):
+    """With ordinary spaces."""
+    return str(text).replace("\xa0", " ")
 
 
 @pytest.mark.parametrize("wrong", [{"accuracy": 0}, {"accuracy": 95}, {"accuracy": 1}, {"confidence_level": 1}])
@@ -109,14 +201,27 @@ def test_shares_are_required(wrong):
 def test_promised_beside_measured():
     valid = audis([0.9] * 100 + [0.2] * 100, [True] * 100 + [False] * 100)
     test = audis([0.95] * 30 + [0.3] * 10, [True] * 27 + [False] * 13)
-    row = promised(valid, test, choose_threshold(valid)).iloc[0]
+    row = promised(valid, test, promise(valid)).iloc[0]
     assert row[["threshold", "promised", "valid_coverage", "valid_accuracy"]].tolist() == [0.9, 0.95, 0.5, 1]
+    assert (row["kept"], row["text"]) == (True, promise_text(promise(valid)))
     exact = binomtest(27, 30).proportion_ci(method="exact")
     measured = ["valid_bound", "test_coverage", "test_accuracy", "test_low", "test_high"]
     assert row[measured].tolist() == pytest.approx([0.1 ** (1 / 100), 0.75, 0.9, exact.low, exact.high])
+    assert row[["valid_photos", "test_photos"]].tolist() == [100, 30]
     nothing = promised(valid, test, 0.97).iloc[0]
     assert nothing[["valid_coverage", "test_coverage", "valid_bound"]].tolist() == [0, 0, 0]
     assert nothing[["valid_accuracy", "test_accuracy", "test_low", "test_high"]].isna().all()
+
+
+def test_where_nothing_is_promised_no_number_is_promised():
+    few = audis([0.9] * 20, [True] * 20)
+    with pytest.warns(UserWarning, match="Nothing is promised"):
+        unkept = promise(few)
+    for given, text in (unkept, "Nothing is promised"), (0.9, "set by hand"):
+        row = promised(few, few, given).iloc[0]
+        assert pd.isna(row["promised"]) and not row["kept"] and text in row["text"]
+        assert row[["threshold", "valid_accuracy", "test_accuracy"]].tolist() == [0.9, 1, 1]
+        assert row["valid_bound"] == pytest.approx(0.1 ** (1 / 20))
 
 
 def test_decisions_are_counted():
@@ -125,7 +230,12 @@ def test_decisions_are_counted():
     found = decisions(predictions)
     assert found.index.tolist() == ["accepted", "unsure", "unknown"]
     assert found["photos"].tolist() == [3, 1, 0] and found["share"].tolist() == [0.75, 0.25, 0]
+    assert found["labelled"].tolist() == [2, 1, 0]
     assert found["right"].tolist() == pytest.approx([0.5, 1, np.nan], nan_ok=True)
+
+
+def test_per_cents_are_written_one_way():
+    assert [percent(0.984), percent(0.984, 1), percent(None), percent(np.nan)] == ["98\xa0%", "98.4\xa0%", "–", "–"]
 
 
 # --- the promise, over 200 draws of valid

@@ -137,7 +137,7 @@ def test_a_clip_without_cars_has_no_rows(classifier, street):
     table = predict_video(classifier, street[0], boxes=lambda photo: [])
     assert len(table) == 0
     assert "decision" in table
-    assert carclf.plot.timeline(table).get_title("left") == "0 cars, 0 with an accepted answer"
+    assert carclf.plot.timeline(table).texts[0].get_text() == "none: no car was found in the clip"
 
 
 def outputs(*logits):
@@ -370,9 +370,9 @@ def without_detector(monkeypatch, street):
 def test_the_command_line_prints_cars_and_shares_and_writes_what_it_is_told(without_detector, tmp_path, capsys):
     files = {name: str(tmp_path / name) for name in ("cars.csv", "out.mp4", "line.png")}
     arguments = ["--csv", files["cars.csv"], "--annotate", files["out.mp4"], "--timeline", files["line.png"]]
-    assert main(["video", "model", str(without_detector), "--every", "0.4", *arguments]) == 0
+    assert main(["video", str(tmp_path), str(without_detector), "--every", "0.4", *arguments]) == 0
     printed = capsys.readouterr().out
-    for word in ("first_seen", "Audi", "BMW", "Volvo", "accepted", "per cent of the cars, not corrected", "33.3"):
+    for word in ("seen", "Audi", "BMW", "Volvo", "accepted", "counted, not corrected for", "33\xa0%"):
         assert word in printed
     table = pd.read_csv(files["cars.csv"])
     assert sorted(table.predicted) == ["Audi", "BMW", "Volvo"]
@@ -387,26 +387,26 @@ def test_the_command_line_takes_several_clips_and_a_folder_of_them(without_detec
     folder.mkdir()
     for name in ("a.mp4", "b.mp4"):
         (folder / name).write_bytes(without_detector.read_bytes())
-    assert main(["video", "model", str(folder), str(without_detector), "--csv", str(tmp_path / "cars.csv")]) == 0
+    assert main(["video", str(tmp_path), str(folder), str(without_detector), "--csv", str(tmp_path / "cars.csv")]) == 0
     table = pd.read_csv(tmp_path / "cars.csv")
     assert table.groupby("path").size().tolist() == [3, 3, 3]
-    assert main(["video", "model", str(folder), "--annotate", str(tmp_path / "x.mp4")]) == 1
+    assert main(["video", str(tmp_path), str(folder), "--annotate", str(tmp_path / "x.mp4")]) == 1
     assert "--annotate and --boxes are for one clip, and these are 2" in capsys.readouterr().err
 
 
 def test_the_command_line_takes_boxes_from_a_table(monkeypatch, street, tmp_path, capsys):
     monkeypatch.setattr(Classifier, "load", lambda folder: ByColour())
     street[1].to_csv(tmp_path / "boxes.csv", index=False)
-    assert main(["video", "model", str(street[0]), "--boxes", str(tmp_path / "boxes.csv"), "--seconds", "2"]) == 0
+    assert main(["video", str(tmp_path), str(street[0]), "--boxes", str(tmp_path / "boxes.csv"), "--seconds", "2"]) == 0
     assert "Volvo" in capsys.readouterr().out
     for name, message in {"no.csv": "columns time, x0, y0, x1, y1", "street.mp4": "street.mp4 is not a table"}.items():
-        assert main(["video", "model", str(street[0]), "--boxes", str(street[0].with_name(name))]) == 1
+        assert main(["video", str(tmp_path), str(street[0]), "--boxes", str(street[0].with_name(name))]) == 1
         assert message in capsys.readouterr().err
 
 
 def test_the_command_line_says_in_one_line_what_is_wrong(without_detector, tmp_path, capsys):
     (tmp_path / "broken.mp4").write_bytes(b"")
-    assert main(["video", "model", str(tmp_path / "broken.mp4")]) == 1
+    assert main(["video", str(tmp_path), str(tmp_path / "broken.mp4")]) == 1
     assert capsys.readouterr().err.strip().endswith("broken.mp4: the file is empty (0 bytes); copy or record it again")
 
 
@@ -423,10 +423,10 @@ def test_shares_count_the_cars_of_clips_and_each_photo_once(without_detector, tm
     pd.DataFrame(rows).to_csv(run / "split.csv", index=False)
     paths = [str(without_detector), *sorted(map(str, photos.glob("BMW*")))[:3]]
     assert main(["shares", str(run), *paths, "--csv", str(tmp_path / "shares.csv")]) == 0
-    assert "per cent of the photos, and of the cars in clips," in capsys.readouterr().out
+    assert "Shares of 6 cars and photos" in capsys.readouterr().out
     shares = pd.read_csv(tmp_path / "shares.csv", index_col="brand")
-    assert shares.counted["BMW"] == pytest.approx(4 / 6)  # one car of the clip and three photos
-    assert shares.counted["Audi"] == pytest.approx(1 / 6)
+    assert shares.share["BMW"] == pytest.approx(4 / 6)  # one car of the clip and three photos
+    assert shares.share["Audi"] == pytest.approx(1 / 6)
 
 
 def test_counted_shares_have_exact_intervals():

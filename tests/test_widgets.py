@@ -1,6 +1,8 @@
 import base64
 import datetime
 import io
+import re
+from html import escape, unescape
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -13,8 +15,10 @@ from carclf.data.photos import PhotoError, read_photo
 
 pytest.importorskip("ipywidgets")
 
+from IPython.core.interactiveshell import InteractiveShell
+
 from carclf.report import widgets
-from carclf.report.page import SCENE, THUMBNAIL
+from carclf.report.cards import SCENE, THUMBNAIL
 
 COLUMNS = ["path", "brand", "predicted", "confidence", "top5", "accepted", "problem"]
 
@@ -23,6 +27,7 @@ class AudiEverywhere:
     """Answers like a classifier: reads every photo and calls it an Audi."""
 
     device = SimpleNamespace(name="cpu")
+    card = SimpleNamespace(promise=None, threshold=0.9)
 
     def predict(self, sources, names, **_):
         rows = []
@@ -48,26 +53,30 @@ def jpeg(**options):
 
 def send(box, *files):
     """Upload (name, bytes) the way a browser does, and return the HTML that is shown."""
-    button, result = box.children
+    button, _, result = box.children
     now = datetime.datetime.now(datetime.timezone.utc)
     button.value = tuple(
         {"name": name, "type": "image/jpeg", "size": len(data), "content": memoryview(data), "last_modified": now}
         for name, data in files
     )
-    return result.value
+    return result.value.replace("\xa0", " ")
 
 
 def test_upload_shows_each_photo_with_its_answers_until_the_next_upload(box):
     shown = send(box, ("one.jpg", jpeg()), ("two.jpg", jpeg()))
     assert shown.count("<img ") == 2
     assert "one.jpg" in shown and "two.jpg" in shown
-    assert "70%, unsure" in shown and "30%" in shown
+    assert "&lt;i&gt;Audi&lt;/i&gt; 70 % (unsure)</b>" in shown and ">30 %</span>" in shown
+    assert 'alt="photo one.jpg: &lt;i&gt;Audi&lt;/i&gt; 70 % (unsure)"' in shown
+    assert shown.count("The threshold of 0.90 was set by hand, so nothing is promised.") == 1
     shown = send(box, ("three.jpg", jpeg()))
     assert "three.jpg" in shown and "one.jpg" not in shown
 
 
 class CarsEverywhere:
     """Answers like a classifier that finds two cars in every photo: one it names, one too small."""
+
+    card = SimpleNamespace(promise=None, threshold=0.9)
 
     def predict(self, sources, names, cars, **_):
         assert cars == "all"
@@ -106,8 +115,9 @@ def test_upload_draws_and_lists_the_cars_of_each_photo():
     )
     assert shown.count("<img ") == 2
     assert "bad.jpg</b><br>\nnot read: not an image" in shown
-    assert shown.count("<b>&lt;i&gt;Audi&lt;/i&gt; 70%</b>, unsure; or BMW 20%, Kia 10%") == 2
-    assert shown.count("too small") == 2
+    assert shown.count("1 <b>&lt;i&gt;Audi&lt;/i&gt; 70 % (unsure)</b>; or BMW 20 %, Kia 10 %") == 2
+    assert 'alt="photo one.jpg with its cars: &lt;i&gt;Audi&lt;/i&gt; 70 % (unsure); too small"' in shown
+    assert shown.count("2 <b>too small</b>") == 2
     data = base64.b64decode(shown.split("base64,")[1].split('"')[0])
     image = Image.open(io.BytesIO(data))
     assert image.size == (SCENE, SCENE * 2 // 3)
@@ -142,6 +152,87 @@ def test_names_and_brands_are_text_not_html(box):
     assert "<img src=x" not in shown and "&lt;img src=x" in shown
     assert "<i>" not in shown and "&lt;i&gt;Audi" in shown
     shown.encode("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("decision", "words"),
+    [
+        ("unknown", ["unknown, perhaps <i>Audi</i> 70 %", "perhaps no car, or another brand"]),
+        ("no car found", ["no car found, perhaps <i>Audi</i> 70 %", "so the whole photo was judged"]),
+    ],
+)
+def test_what_is_not_known_comes_first_with_its_reason(monkeypatch, decision, words):
+    found = AudiEverywhere.predict
+    monkeypatch.setattr(AudiEverywhere, "predict", lambda *a, **k: found(*a, **k).assign(decision=decision))
+    shown = send(widgets.upload(AudiEverywhere()), ("one.jpg", jpeg()))
+    for text in words:
+        assert escape(text) in shown
+
+
+def test_letters_have_the_colour_of_the_notebooks_theme(box):
+    shown = send(box, ("Audi_A4.jpg", jpeg()))
+    colours = re.findall(r"[; \"]color:([^;\"]+)", shown)
+    assert colours and all(colour.endswith(",inherit)") for colour in colours)
+    assert "background:#" not in shown and "<style" not in shown
+
+
+def test_an_upload_that_fails_says_so_and_the_next_one_works(box, monkeypatch):
+    seen = []
+
+    def fail(*_, **__):
+        button, _, result = box.children
+        seen.append((button.disabled, result.value))
+        raise RuntimeError("out of <memory>")
+
+    monkeypatch.setattr(widgets, "prediction_cards", fail)
+    with pytest.raises(RuntimeError, match="memory"):
+        send(box, ("<a>.jpg", jpeg()))
+    assert seen == [(True, "Looking at &lt;a&gt;.jpg … a moment.")]
+    button, _, result = box.children
+    assert result.value == "<b>Failed</b>, with RuntimeError: out of &lt;memory&gt;" and not button.disabled
+    monkeypatch.undo()
+    assert "one.jpg" in send(box, ("one.jpg", jpeg()))
+
+
+def test_a_connection_lost_by_a_large_upload_is_told_and_leaves_a_button_that_works(box):
+    button, hint, result = box.children
+    assert "at most 10 MB at once" in hint.value
+    shown = send(box, ("one.jpg", jpeg()))
+    button.get_state()  # what the browser asks for when it is back
+    renewed, hint, result = box.children
+    assert renewed is not button and not button.renew
+    assert "more than JupyterLab's 10 MB" in hint.value and "none arrived" in hint.value
+    assert result.value.replace("\xa0", " ") == shown  # what was there stays
+    assert "two.jpg" in send(box, ("two.jpg", jpeg()))
+    assert "at most 10 MB at once" in hint.value
+    renewed.get_state()
+    assert box.children[0] is not renewed
+
+
+def test_the_paths_that_the_hint_recommends_work(tmp_path):
+    calls = re.findall(r"<code>(.*?)</code>", widgets.HINT)
+    assert [unescape(call) for call in calls] == ['classifier.predict("folder")', "carclf.predict_video"]
+    import carclf
+
+    assert callable(carclf.predict_video) and callable(carclf.Classifier.predict)
+
+
+def test_errors_of_ours_are_one_line_and_others_are_whole(tmp_path, monkeypatch):
+    shell = InteractiveShell()
+    shown = []
+    monkeypatch.setattr(widgets, "get_ipython", lambda: shell)
+    monkeypatch.setattr(shell, "_showtraceback", lambda kind, error, lines: shown.append("\n".join(lines)))
+    widgets.short_errors()
+    found = shell.run_cell("import carclf\ncarclf.Classifier.load('nowhere')")
+    assert isinstance(found.error_in_exec, FileNotFoundError)  # so Run All stops
+    first, last = shown.pop().splitlines()
+    assert "FileNotFoundError" in first and "nowhere" in first and "%tb" in last
+    shell.run_line_magic("tb", "")
+    assert "classifier.py" in shown.pop()
+    shell.run_cell("import json\njson.loads('{')")
+    assert "decoder.py" in shown.pop()  # a ValueError of somebody else
+    monkeypatch.setattr(widgets, "get_ipython", lambda: None)
+    widgets.short_errors()
 
 
 def test_live_curves_show_one_figure_and_leave_none_open(monkeypatch):

@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from carclf.errors import no_such
+from carclf.files import read_csv
+
 XY = ["x0", "y0", "x1", "y1"]
 BOX = [*XY, "score"]
 SMALL, NO_CAR = "too small", "no car found"  # decisions about cars, beside those about photos
@@ -87,9 +90,9 @@ def by_path(boxes: Any, names: Sequence[str]) -> dict[str, pd.DataFrame | np.nda
 def read_boxes(source: str | os.PathLike, of: str = "path") -> pd.DataFrame:
     """Boxes from a CSV file with the columns path (or what `of` names), x0, y0, x1, y1 and perhaps score."""
     if not Path(source).is_file():
-        raise FileNotFoundError(f"there is no {source}; give a CSV file with the columns {of}, {', '.join(XY)}")
+        raise FileNotFoundError(f"{no_such(source, 'file')}; give a CSV file with the columns {of}, {', '.join(XY)}")
     try:
-        table = pd.read_csv(source, keep_default_na=False, na_values={name: ["", "nan", "NaN"] for name in BOX})
+        table = read_csv(source, keep_default_na=False, na_values={name: ["", "nan", "NaN"] for name in BOX})
     except ValueError as error:
         raise ValueError(f"{source} is not a table ({error}); give a CSV file with a header") from error
     if absent := [name for name in (of, *XY) if name not in table]:

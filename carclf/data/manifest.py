@@ -17,17 +17,24 @@ import pandas as pd
 from platformdirs import user_cache_path
 from tqdm.auto import tqdm
 
-from carclf.brands import folder_brand, name_pattern, parse_name
+from carclf.brands import name_pattern, parse_path
 from carclf.data.duplicates import SIDE, fingerprint, merge_duplicates
-from carclf.data.photos import SUFFIXES, PhotoError, probe, read_bytes
-from carclf.files import file_state
+from carclf.data.listing import count_endings, describe_endings, list_files
+from carclf.data.moved import missing, missing_text, relocated
+from carclf.data.photos import PhotoError, probe, read_bytes
+from carclf.errors import no_such, shortened
+from carclf.files import file_state, read_csv
 
-TEXTS = ("path", "brand", "model", "vehicle", "problem", "label_from", "sha256", "fingerprint", "cluster", "suspect")
+TEXTS = (
+    *("path", "brand", "model", "vehicle", "problem", "label_from", "sha256", "fingerprint", "cluster", "suspect"),
+    "note",
+)
 COLUMNS = (*TEXTS[:4], "width", "height", "bytes", *TEXTS[4:])
-FACTS = ("bytes", "mtime_ns", "width", "height", "problem", "sha256", "fingerprint")  # of one file
+FACTS = ("bytes", "mtime_ns", "width", "height", "problem", "sha256", "fingerprint", "note")  # of one file
+OTHERS = "not_photos"  # name among the attrs of a manifest: ending -> number of files that are not photos
 NAMING = "name photos 'Audi_A4_1.jpg' or put them in a folder called 'Audi'"  # the remedy for unread brands
 
-VERSION = 2  # of the scan memory; raise it if the same file would now give other facts
+VERSION = 3  # of the scan memory; raise it if the same file would now give other facts
 FOLDER = "CARCLF_CACHE"  # environment variable: folder of the scan memory instead of the user's cache folder
 CHUNK = 1_000  # files between two writes to the scan memory: all that an interrupted scan loses
 
@@ -47,21 +54,24 @@ def scan(folder: str | os.PathLike | Sequence[str | os.PathLike]) -> pd.DataFram
 
         ============  ==================================================================================
         path          str, absolute
-        brand         str, or missing if neither the name nor the parent folder's name has one
+        brand         str, or missing if neither the name nor a folder from `folder` on says one
         model         str, or missing: what the name says after the brand, without year and number
         vehicle       str: photos of one car share it; the photo itself if the name does not say
         width height  pixels, upright; 0 if unreadable
         bytes         size of the file
         problem       str, or missing: why the photo is set aside
-        label_from    "name", "folder" or missing: where the brand was read
+        label_from    "name", "folder", "model" (only a model is said) or missing: where the brand was read
         sha256        str, digest of the file, or missing if unreadable
         fingerprint   str, what the picture looks like (`carclf.data.duplicates`), or missing
         cluster       str: photos of one picture share it; missing if no other photo shows the picture
         suspect       str, or missing: why the brand may be wrong
+        note          str, or missing: what is wrong with the file of a photo that is used, as its pixels are whole
         ============  ==================================================================================
 
         Vehicles that share a picture (identical files or near-duplicates) are one vehicle. Identical files with
         different brands are set aside; near-duplicates with different brands are suspects.
+
+        ``attrs["not_photos"]`` counts the files that are not photos by their ending; `summary` names them.
 
     Raises
     ------
@@ -69,50 +79,21 @@ def scan(folder: str | os.PathLike | Sequence[str | os.PathLike]) -> pd.DataFram
         If there is no such folder, or no photo in it.
     """
     folders = [folder] if isinstance(folder, (str, os.PathLike)) else folder
-    paths = sorted({path for one in folders for path in list_photos(one)})
-    names = pd.DataFrame([read_name(path) for path in paths], columns=["brand", "model", "vehicle", "label_from"])
+    listed = [list_files(one) for one in folders]
+    paths, others = (sorted({path for one in listed for path in one[i]}) for i in (0, 1))
+    root = {path: str(Path(one).absolute()) for one, found in zip(folders, listed, strict=True) for path in found[0]}
+    read = [read_name(path, root[path]) for path in paths]
+    names = pd.DataFrame(read, columns=["brand", "model", "vehicle", "label_from"])
     facts = inspect(paths).rename_axis("path").reset_index()
     manifest = merge_duplicates(pd.concat([facts, names], axis=1))
-    return manifest[list(COLUMNS)].astype(dict.fromkeys(TEXTS, object))
+    manifest = manifest[list(COLUMNS)].astype(dict.fromkeys(TEXTS, object))
+    manifest.attrs[OTHERS] = count_endings(others)
+    return manifest
 
 
-def list_photos(folder: str | os.PathLike) -> list[str]:
-    """Sorted absolute paths of all files below `folder` with the suffix of a photo; dot files are left out."""
-    root = Path(folder).absolute()
-    if not root.is_dir():
-        raise NotADirectoryError(f"{root} is not a folder; give the folder that holds the photos")
-    found: list[str] = []
-    errors: list[OSError] = []
-    for place, folders, names in os.walk(root, onerror=errors.append):  # does not follow links, so there are no loops
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            os.path.join(place, name)  # noqa: PTH118 - ten times faster than Path
-            for name in names
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122
-        ]
-    # A cache index or split.csv could not hold these names; Latin-1 comes from old archives.
-    foreign = [path for path in found if "\r" in path or path.encode("utf-8", "replace").decode("utf-8") != path]
-    if foreign:
-        message = f"{len(foreign)} names are not UTF-8 or hold a carriage return, such as {foreign[0]!r}"
-        warnings.warn(f"{message}; they are left out, rename these files", stacklevel=2)
-    if errors:
-        message = f"{len(errors)} folders cannot be read, such as {errors[0].filename!r} ({errors[0].strerror})"
-        warnings.warn(f"{message}; their photos are left out, ask for permission to read them", stacklevel=2)
-    photos = sorted(set(found).difference(foreign))
-    if not photos:
-        raise ValueError(f"no photos in {root}: put files such as 'Audi_A4_1.jpg' or 'Audi/1.jpg' there")
-    return photos
-
-
-def read_name(path: str) -> tuple[str | None, str | None, str, str | None]:
-    """Brand, model, vehicle and where the brand was read: "name", "folder" or None."""
-    name, parent = Path(path).name, Path(path).parent
-    brand, model, vehicle = parse_name(name)
-    vehicle = vehicle or path  # photos of one listing belong together even in different folders
-    if brand is not None:
-        return brand, model, vehicle, "name"
-    brand = folder_brand(parent.name)
-    return brand, None, vehicle, None if brand is None else "folder"
+def read_name(path: str, root: str | None = None) -> tuple[str | None, str | None, str, str | None]:
+    """Brand, model, vehicle and where the brand was read: "name", "folder", "model" or None; see `parse_path`."""
+    return parse_path(path, root)
 
 
 def inspect(paths: list[str]) -> pd.DataFrame:
@@ -136,16 +117,16 @@ def inspect(paths: list[str]) -> pd.DataFrame:
     return pd.concat(seen).reindex(paths).astype(dict.fromkeys(FACTS[:4], "int64"))
 
 
-def _facts_of(path: str) -> tuple[int, int, str | None, str | None, str | None]:
-    """Width, height, problem, digest and fingerprint of one file."""
+def _facts_of(path: str) -> tuple[int, int, str | None, str | None, str | None, str | None]:
+    """Width, height, problem, digest, fingerprint and note of one file."""
     digest = None
     try:
         data = read_bytes(path)
         digest = hashlib.sha256(data).hexdigest()
-        (width, height), small = probe(data, SIDE)
+        (width, height), small, note = probe(data, SIDE)
     except PhotoError as error:
-        return 0, 0, str(error), digest, None
-    return width, height, None, digest, fingerprint(small)
+        return 0, 0, str(error), digest, None, None
+    return width, height, None, digest, fingerprint(small), note
 
 
 class _Memory:
@@ -207,16 +188,24 @@ def require_usable(manifest: pd.DataFrame) -> pd.DataFrame:
     """The `usable` rows; a ValueError with the remedy if there are none."""
     rows = usable(manifest)
     if rows.empty:
-        example = f", such as {Path(manifest.path.iloc[0]).name!r}" if len(manifest) else ""
+        example = f", such as {shortened(Path(manifest.path.iloc[0]).name)!r}" if len(manifest) else ""
+        problems = manifest.problem.dropna().str.split(":").str[0].value_counts()
+        if len(problems) and manifest.brand.notna().any():  # then the names are not to blame
+            why = ", ".join(f"{reason} ({n:,})" for reason, n in problems.items())
+            nameless = int((manifest.brand.isna() & manifest.problem.isna()).sum())
+            why += f", without a brand ({nameless:,})" if nameless else ""
+            first = manifest[manifest.problem.notna()].iloc[0]
+            example = f"{shortened(Path(first.path).name)!r}: {first.problem}"
+            raise ValueError(f"none of the {len(manifest)} photos can be used: {why}; such as {example}")
         raise ValueError(f"none of the {len(manifest)} photos is readable and carries a brand{example}: {NAMING}")
     return rows
 
 
 def set_aside(manifest: pd.DataFrame) -> pd.DataFrame:
-    """The rows that are not `usable`: columns `path` (below the common folder), `brand` and `reason`."""
+    """The rows that are not `usable`, for people: `path` (below the common folder, shortened), `brand`, `reason`."""
     rest = manifest[manifest.brand.isna() | manifest.problem.notna()]
     root = os.path.commonpath(manifest.path.map(os.path.dirname).tolist()) if len(manifest) else ""
-    path = rest.path.map(lambda path: os.path.relpath(path, root))
+    path = rest.path.map(lambda path: shortened(os.path.relpath(path, root)))
     reason = rest.problem.fillna("neither the name nor the folder carries a brand")
     return pd.DataFrame({"path": path, "brand": rest.brand, "reason": reason})
 
@@ -226,14 +215,21 @@ def summary(manifest: pd.DataFrame) -> str:
     good, unread = usable(manifest), manifest[manifest.brand.isna()]
     brands, vehicles = good.brand.nunique(), good.vehicle.nunique()
     lines = [f"{len(manifest):,} photos, {len(good):,} usable: {brands} brands, {vehicles:,} vehicles"]
-    sources = [f"the {source}: {n:,}" for source, n in manifest.label_from.value_counts().items()]
+    told = {"model": "only a model, such as 'Mustang'"}
+    sources = [f"{told.get(s, f'the {s}')}: {n:,}" for s, n in manifest.label_from.value_counts().items()]
     lines.append(f"brand read from {', '.join(sources)}" if sources else "no name carries a brand")
     if len(unread):
         patterns = Counter(name_pattern(Path(path).name) for path in unread.path).most_common(5)
-        lines.append(f"no brand in {len(unread):,} names: " + ", ".join(f"{p} ({n:,})" for p, n in patterns))
+        named = ", ".join(f"{shortened(pattern)} ({n:,})" for pattern, n in patterns)
+        lines.append(f"no brand in {len(unread):,} names: {named}")
     problems = manifest.problem.dropna().str.split(":").str[0].value_counts()
     if len(problems):
         lines.append("set aside: " + ", ".join(f"{reason} ({n:,})" for reason, n in problems.items()))
+    if others := manifest.attrs.get(OTHERS):
+        lines.append(f"not photos: {describe_endings(others)}")
+    if "note" in manifest and manifest.note.notna().any():
+        notes = manifest.note.value_counts()
+        lines.append("used although not whole: " + ", ".join(f"{note} ({n:,})" for note, n in notes.items()))
     if "cluster" in manifest and manifest.cluster.notna().any():
         copies, pictures, suspects = manifest.cluster.count(), manifest.cluster.nunique(), manifest.suspect.count()
         lines.append(f"{copies:,} photos show {pictures:,} pictures more than once; suspect names: {suspects:,}")
@@ -264,29 +260,58 @@ def describe(manifest: pd.DataFrame) -> Report:
     return Report(brands, sizes, problems, brands.photos.max() / brands.photos.min())
 
 
-def read_table(source: str | os.PathLike) -> pd.DataFrame:
-    """A manifest from a CSV file, such as the split.csv of a run."""
-    source = Path(source)
-    if not source.is_file():
-        raise FileNotFoundError(f"there is no {source}; give the split.csv of a run, or a folder of photos")
+def read_table(source: str | os.PathLike, photos: str | os.PathLike | None = None) -> pd.DataFrame:
+    """A manifest from a CSV file, such as the split.csv of a run.
+
+    Photos that have moved get their new paths: if `photos` names the folder where they are now, or if they are still
+    beside the folders that hold the file. A warning says where they were found, and another which are missing.
+    """
+    table = relocated(parse_table(source), Path(source), photos)
+    gone = missing(table)
+    if len(gone):
+        warnings.warn(missing_text(gone, table, source), stacklevel=2)
+    return table
+
+
+def parse_table(source: str | os.PathLike) -> pd.DataFrame:
+    """The same as the file has it: its photos may be anywhere."""
+    if not Path(source).is_file():
+        raise FileNotFoundError(f"{no_such(source, 'file')}; give the split.csv of a run, or a folder of photos")
     texts = dict.fromkeys((*TEXTS, "split"), object)
     try:
-        table = pd.read_csv(source, keep_default_na=False, na_values=dict.fromkeys(texts, ""), dtype=texts)
+        table = read_csv(source, keep_default_na=False, na_values=dict.fromkeys(texts, ""), dtype=texts)
     except ValueError as error:
         raise ValueError(f"{source} is not a table ({error}); give the split.csv of a run") from error
     absent = {"path", "brand", "vehicle", "problem", "split"} - set(table)
     if absent:
         raise ValueError(f"{source} lacks the columns {', '.join(sorted(absent))}; give the split.csv of a run")
+    if table.path.isna().any():
+        raise ValueError(f"{source} has no path in row {table.path.isna().argmax() + 2}; give the split.csv of a run")
     return table.assign(**dict.fromkeys(set(TEXTS) - set(table)))  # missing from tables of earlier versions
 
 
-def read_test(source: str | os.PathLike) -> pd.DataFrame:
-    """The photos to test on: a `scan` of a folder, or those marked test in the `split.csv` of a run."""
-    source = Path(source)
-    if source.is_dir() or source.suffix.lower() != ".csv":
+def read_test(
+    source: str | os.PathLike, photos: str | os.PathLike | None = None, skip_missing: bool = False
+) -> pd.DataFrame:
+    """The photos to test on: a `scan` of a folder, or those marked test in the `split.csv` of a run.
+
+    Parameters
+    ----------
+    photos : the folder to which the photos of the split.csv were moved, if they are not found; see `read_table`
+    skip_missing : test on the rest if some photos are missing, which is an error otherwise
+    """
+    if Path(source).is_dir() or Path(source).suffix.lower() != ".csv":
         return scan(source)
-    table = read_table(source)
+    table = relocated(parse_table(source), Path(source), photos)
     test = table[table.split == "test"].reset_index(drop=True)
     if test.empty:
         raise ValueError(f"no row of {source} is marked test; give the split.csv that training wrote")
+    gone = missing(test)
+    if len(gone):
+        message = missing_text(gone, test, source, "test photos")
+        if not skip_missing or len(gone) == len(test):
+            some = "; or test on the rest with skip_missing=True (--skip-missing)" if len(gone) < len(test) else ""
+            raise FileNotFoundError(message + some)
+        warnings.warn(f"{message}; the test is on the rest", stacklevel=2)
+        test = test.drop(gone.index).reset_index(drop=True)
     return test

@@ -10,11 +10,13 @@ import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from PIL import Image, ImageChops, ImageCms, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
+
+from carclf.data.mend import breaks_off, mended
 
 
 def _heif() -> tuple[str, ...]:
@@ -29,12 +31,16 @@ def _heif() -> tuple[str, ...]:
     return ("HEIF",)
 
 
-# The content decides, not the ending. Parsers that call other programs (EPS) or read other files stay out.
+# The content decides, not the ending. Parsers that call other programs (EPS) or read other files stay out, and so do
+# TGA, which cannot be told by its content, and JPEG 2000, of which one kilobyte makes Pillow take 1.5 GB.
 # Pillow fails on the name of a format that it was built without, such as AVIF before 11.3.
 Image.init()
-FORMATS = tuple(f for f in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF") if f in Image.OPEN) + _heif()
+FORMATS = tuple(f for f in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF") if f in Image.OPEN) + _heif()
 AVIF = "AVIF", "AVIF photos need Pillow 11.3 or newer: pip install pillow -U"
 HEIF = "HEIF", "HEIC photos need pillow-heif 1.8 or newer: pip install pillow-heif -U"
+# How pictures begin that nothing here reads.
+OTHERS = {b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL ": "JPEG XL", b"8BPS": "Photoshop"}
+OTHERS |= {b"\0\0\0\x0cjP  ": "JPEG 2000", b"\xff\x4f\xff\x51": "JPEG 2000"}
 BRANDS = {b"avi": AVIF, b"hei": HEIF, b"hev": HEIF, b"mif": HEIF, b"msf": HEIF}  # bytes 8 to 10 of the file
 # Files that a scan lists. AVIF and HEIC count even if nothing here reads them, so that they show up with their remedy.
 SUFFIXES = frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS)
@@ -47,18 +53,24 @@ Source = str | os.PathLike | bytes | BinaryIO
 class Limits:
     """What is too large or too small to be read. The size in the header is checked before a pixel is decoded."""
 
-    max_pixels: int = 80_000_000  # Pillow's own limit, twice `PIL.Image.MAX_IMAGE_PIXELS`, applies too
+    # Decoded ones: a JPEG of which only a fraction is asked for may have up to four times as many. Pillow's own limit,
+    # twice `PIL.Image.MAX_IMAGE_PIXELS`, applies too.
+    max_pixels: int = 80_000_000
     max_bytes: int = 256 * 2**20  # a photo above 256 MiB is an attack or a mistake
     min_side: int = 16  # pixels; below that no badge, grille or lamp is visible
 
 
 LIMITS = Limits()
+FRACTION = 4  # so many times the pixels may be in a JPEG that is decoded at a fraction
 
 
 class PhotoError(ValueError):
     """A photo that cannot be used: `reason` is one of `REASONS`, `detail` says what was seen."""
 
-    REASONS = ("empty", "not an image", "truncated", "too many pixels", "too small", "unreadable", "unsupported")
+    REASONS = (
+        *("empty", "not an image", "truncated", "too large", "too many pixels", "too small"),
+        *("unreadable", "unsupported"),
+    )
 
     def __init__(self, reason: str, detail: str):
         super().__init__(f"{reason}: {detail}")
@@ -92,7 +104,14 @@ class _Quiet(contextlib.ContextDecorator):
 _quiet = _Quiet()
 
 
-@_quiet
+class Probed(NamedTuple):
+    """What `probe` finds."""
+
+    size: tuple[int, int]  # upright width and height of the full photo in pixels
+    image: Image.Image  # as `read_photo` gives it
+    note: str | None  # what is wrong with the file, although its pixels are whole
+
+
 def read_photo(source: Source, at_least: int | None = None, limits: Limits = LIMITS) -> Image.Image:
     """Decode one photo.
 
@@ -114,32 +133,65 @@ def read_photo(source: Source, at_least: int | None = None, limits: Limits = LIM
     PhotoError
         On any bad input, and nothing else.
     """
-    return probe(source, at_least, limits)[1]
+    return probe(source, at_least, limits).image
 
 
 @_quiet
-def probe(source: Source, at_least: int | None = None, limits: Limits = LIMITS) -> tuple[tuple[int, int], Image.Image]:
-    """Upright (width, height) of the full photo in pixels, and the image as `read_photo` gives it, from one decode.
+def probe(source: Source, at_least: int | None = None, limits: Limits = LIMITS) -> Probed:
+    """The photo as `read_photo` gives it and its full size, from one decode.
 
     The whole file is decoded: a truncated file is found here and not in the middle of a training.
     """
-    image = _open(source, limits)
+    data = read_bytes(source, limits)
+    try:
+        found = _decode(data, at_least, limits)
+        if breaks_off(data):
+            raise PhotoError("truncated", "the file breaks off")
+        return found
+    except PhotoError as error:
+        if error.reason not in ("truncated", "unreadable") or not (whole := mended(data, limits.max_pixels)):
+            raise
+        try:
+            return _decode(whole.data, at_least, limits, whole.profile)._replace(note=whole.note)
+        except PhotoError:
+            raise error from None
+
+
+def _decode(data: bytes, at_least: int | None, limits: Limits, profile: bytes | None = None) -> Probed:
+    """Decode a file, with this colour profile if it has none of its own."""
+    image = _open(data, limits)
     (width, height), shrink = image.size, min(image.size) // (at_least or min(image.size))
     # JPEG only: a HEIF file would give an embedded thumbnail instead of the photo.
     reduced = isinstance(image, JpegImageFile) and shrink > 1 and image.draft(None, (width // shrink, height // shrink))
+    _check_pixels(image, width, height, limits)
     try:
         image.load()
     except Exception as error:  # decoders of hostile bytes raise whatever they like
         raise _refusal(error) from error
     if not reduced:  # some decoders turn the photo themselves
         width, height = image.size
+    if profile:
+        image.info["icc_profile"] = profile
     # Reduced and rounded, 100 × 97 pixels are square, so a strip shows whether the photo lies on its side.
     turned = _upright(image.crop((0, 0, 1, 2))).size != (1, 2)
     image = _upright(image)
     try:
-        return (height, width) if turned else (width, height), _to_rgb(image)
+        return Probed((height, width) if turned else (width, height), _to_rgb(image), None)
     except Exception as error:  # of a mode that Pillow cannot convert
         raise PhotoError("unsupported", f"mode {image.mode}: {error}") from error
+
+
+@_quiet
+def upright_rgb(image: Image.Image, limits: Limits = LIMITS) -> Image.Image:
+    """An image that is open already, as `read_photo` gives it, or a PhotoError; the image itself stays as it is."""
+    if min(image.size) < limits.min_side:
+        raise PhotoError(
+            "too small", f"{image.width} × {image.height} pixels, at least {limits.min_side} a side are needed"
+        )
+    try:
+        return _to_rgb(_upright(image.copy()))
+    except Exception as error:  # it may be a file that has not been decoded yet
+        raise _refusal(error) from error
 
 
 def squish(image: Image.Image, size: int) -> np.ndarray:
@@ -162,7 +214,7 @@ def read_bytes(source: Source, limits: Limits = LIMITS) -> bytes:
             if not path.is_file():  # a folder, a pipe or a device would hang or fill the memory
                 raise PhotoError("unreadable", "there is no such file" if not path.exists() else "not a regular file")
             if (size := path.stat().st_size) > limits.max_bytes:
-                raise PhotoError("too many pixels", f"{size:,} bytes, at most {limits.max_bytes:,} are read")
+                raise PhotoError("too large", f"{size:,} bytes, at most {limits.max_bytes:,} are read")
             data = path.read_bytes()
         except PhotoError:
             raise
@@ -180,32 +232,53 @@ def read_bytes(source: Source, limits: Limits = LIMITS) -> bytes:
     if not isinstance(data, bytes):
         raise PhotoError("unsupported", f"a photo's file gives bytes, not {type(data).__name__}")
     if len(data) > limits.max_bytes:
-        raise PhotoError("too many pixels", f"more than {limits.max_bytes:,} bytes")
+        raise PhotoError("too large", f"more than {limits.max_bytes:,} bytes, which are all that is read")
     if not data:
         raise PhotoError("empty", "the file has no bytes")
     return data
 
 
-def _open(source: Source, limits: Limits) -> Image.Image:
-    """Read the header and check the limits before a single pixel is decoded."""
-    data = read_bytes(source, limits)
+def _open(data: bytes, limits: Limits) -> Image.Image:
+    """Read the header."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         kind, remedy = BRANDS.get(data[8:11], ("", "")) if data[4:8] == b"ftyp" else ("", "")
         if kind and kind not in FORMATS:
             raise PhotoError("unsupported", remedy) from error
+        if other := next((name for start, name in OTHERS.items() if data.startswith(start)), None):
+            raise PhotoError("unsupported", f"{other}; convert it to JPEG") from error
         raise PhotoError("not an image", f"begins with {data[:8]!r}") from error
     except Image.DecompressionBombError as error:
-        raise PhotoError("too many pixels", f"{error} The limit is PIL.Image.MAX_IMAGE_PIXELS, twice.") from error
+        if not data.startswith(b"\xff\xd8\xff"):
+            raise PhotoError("too many pixels", f"{error} The limit is PIL.Image.MAX_IMAGE_PIXELS, twice.") from error
+        image = JpegImageFile(io.BytesIO(data))  # the same without that limit: it may be decoded at a fraction
     except Exception as error:  # decoders of hostile bytes raise whatever they like
         raise _refusal(error) from error
+    if image.format == "TIFF" and (data[8:10] == b"CR" or cast(Any, image).tag_v2.get(254) == 1):
+        raise PhotoError("unsupported", "a raw file, of which only a preview can be read; convert it to JPEG")
     width, height = image.size
-    if width * height > limits.max_pixels:
-        raise PhotoError("too many pixels", f"{width} × {height}, at most {limits.max_pixels:,} are decoded")
     if min(width, height) < limits.min_side:
         raise PhotoError("too small", f"{width} × {height} pixels, at least {limits.min_side} a side are needed")
     return image
+
+
+def _check_pixels(image: Image.Image, width: int, height: int, limits: Limits) -> None:
+    """Refuse what would take too much memory at the scale at which it is going to be decoded."""
+    most, remedy = limits.max_pixels, "save it smaller"
+    if Image.MAX_IMAGE_PIXELS is not None:
+        most = min(most, 2 * Image.MAX_IMAGE_PIXELS)
+    if image.width * image.height > most:
+        remedy += ", or ask for a fraction of it with at_least" if isinstance(image, JpegImageFile) else ""
+        raise PhotoError("too many pixels", f"{width} × {height}, at most {most:,} are decoded; {remedy}")
+    if isinstance(image, JpegImageFile):
+        full = width * height
+        if image.info.get("progressive"):  # libjpeg holds it entirely, at two bytes a value
+            sampling = [h * v for _, h, v, _ in image.layer]
+            full = full * sum(sampling) // max(sampling)
+        if full > FRACTION * most:
+            at = f"at most {FRACTION * most:,} are read, even for a fraction"
+            raise PhotoError("too many pixels", f"{width} × {height}, {at}; {remedy}")
 
 
 def _refusal(error: Exception) -> PhotoError:

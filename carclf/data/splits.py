@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from carclf.data.duplicates import components, same_pictures
-from carclf.data.manifest import NAMING, read_name, read_table, require_usable, usable
+from carclf.data.manifest import NAMING, parse_table, read_name, require_usable, usable
 from carclf.deprecated import renamed_arguments
 
 SPLITS = ("train", "valid", "test")
@@ -148,7 +148,7 @@ def _earlier(
     rank = pd.Series(-1, manifest.index)
     if previous_split is None:
         return rank
-    previous = previous_split if isinstance(previous_split, pd.DataFrame) else read_table(previous_split)
+    previous = previous_split if isinstance(previous_split, pd.DataFrame) else parse_table(previous_split)
     if not {"path", "split"} <= set(previous):
         raise ValueError("the previous split lacks the columns path and split; give a result of split, or split.csv")
     previous = previous[previous.split.isin(SPLITS)]

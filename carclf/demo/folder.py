@@ -8,6 +8,7 @@ every pattern, and some files are broken. How a car looks is in `car`, how a pho
 from __future__ import annotations
 
 import json
+import os
 import string
 import zlib
 from collections import Counter
@@ -22,6 +23,7 @@ from tqdm import tqdm
 
 from carclf.demo.car import Style
 from carclf.demo.picture import car_box, draw_photo
+from carclf.errors import no_such
 
 VERSION = 1  # raise it with every change to the drawings: a folder of another version is refused
 MARKER = ".demo.json"  # says who drew these photos; a dot file, so nothing takes it for a photo
@@ -126,6 +128,22 @@ def draw_demo(folder: str | Path, seed: int = 0) -> DemoSummary:
             flaws.setdefault(shot.flaw, []).append(shot.name)
     brands = dict(Counter(shot.brand for shot in shots if shot.named))
     return DemoSummary(len(shots), brands, len({shot.vehicle for shot in shots}), flaws)
+
+
+def photos_or_drawn(folder: str | Path, drawn: str | Path) -> str:
+    """`folder` if it holds any file; if it is empty, the demo photos in the folder `drawn`, drawn if need be.
+
+    Prints which of them it is. A folder that does not exist is refused.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{no_such(folder)}; set it to the folder of your photos")
+    if any(not name.startswith(".") for _, _, names in os.walk(folder) for name in names):
+        return str(folder)
+    summary = draw_demo(drawn)
+    print(f"No photos in {folder} yet: this runs on {summary.photos} drawn ones, in {drawn}.")
+    print(f"For your own, put them into {folder} and choose another run_folder.")
+    return str(drawn)
 
 
 def car_boxes(folder: str | Path, paths: Sequence[str | Path]) -> np.ndarray:

@@ -24,10 +24,19 @@ from carclf.metrics.scores import (
     compute_metrics,
     confused_pairs,
     confusion,
-    metrics_table,
+    is_right,
     save_predictions,
     scored,
 )
-from carclf.metrics.thresholds import choose_threshold, decisions, operating_points, promised, threshold_table
+from carclf.metrics.thresholds import (
+    choose_threshold,
+    decisions,
+    no_promise,
+    operating_points,
+    promise,
+    promised,
+    threshold_table,
+)
+from carclf.metrics.words import metrics_table, percent, promise_text
 
 callable_package(__name__, "compute_metrics")

@@ -53,8 +53,9 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         )
     of_label = (np.arange(len(labels)), labels)
     if (logits[of_label] == logits.max(axis=1)).all():
+        photos = f"all {len(labels)} photos are" if len(labels) > 1 else "the only photo is"
         warnings.warn(
-            f"all {len(labels)} photos are right, which does not tell how sure the model may be: "
+            f"{photos} right, which does not tell how sure the model may be: "
             "the temperature stays 1; fit it on more photos",
             stacklevel=2,
         )
@@ -66,16 +67,19 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     # Convex in 1 / temperature, so there is one minimum only, on any scale.
     found = minimize_scalar(loss, bounds=np.log(RANGE), method="bounded", options={"xatol": 1e-5})
     if np.abs(found.x - np.log(RANGE)).min() < 1e-3:
+        end = "highest" if found.x > 0 else "lowest"
         warnings.warn(
-            f"the best temperature is {np.exp(found.x):.3g}, an end of the range tried: these logits do not separate "
-            "right from wrong, or the photos are too few; look at the accuracy first",
+            f"the best temperature is {np.exp(found.x):.3g}, the {end} that is tried: the photos are too few, or the "
+            "confidence says little about what is right; look at the accuracy first",
             stacklevel=2,
         )
     return float(np.exp(found.x))
 
 
-def reliability_table(predictions: pd.DataFrame, bins: int = 15) -> pd.DataFrame:
+def reliability_table(predictions: pd.DataFrame, bins: int = 15, equally_many: bool = False) -> pd.DataFrame:
     """Confidence against accuracy in `bins` equally wide ranges of confidence; empty ranges are left out.
+
+    With `equally_many`, in ranges that hold equally many photos instead; photos of one confidence stay together.
 
     Returns
     -------
@@ -85,6 +89,8 @@ def reliability_table(predictions: pd.DataFrame, bins: int = 15) -> pd.DataFrame
     """
     table = scored(predictions)
     number = _range_numbers(table, bins)
+    if equally_many:
+        number = ((table["confidence"].rank() - 0.5) / len(table) * bins).astype(int).rename("bin")
     grouped = table.groupby(number)
     means = grouped[["confidence", "right"]].mean().rename(columns={"right": "accuracy"})
     interval = share_interval(table["right"], table["vehicle"], number).add_prefix("accuracy_")

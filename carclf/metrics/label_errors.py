@@ -7,7 +7,6 @@ CSV with an empty column; what a person fills in comes back as brands of the man
 from __future__ import annotations
 
 import os
-import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,34 +15,38 @@ import numpy as np
 import pandas as pd
 
 from carclf.brands import folder_brand
-from carclf.files import write_text
+from carclf.files import read_csv, write_csv
+from carclf.metrics.scores import is_right
 
 REMOVE = "remove"  # instead of a brand: the photo shows no car, or several
 REMOVED = "label: removed by hand"
+WEAK = 2 / 3  # accuracy: below it, a doubted name is more often the model's mistake than a wrong name
 COLUMNS = ["path", "brand", "suggested", "loss", "confidence", "correct_brand"]
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")  # a cell that spreadsheets evaluate, or that we have quoted
 
 
 def highest_losses(predictions: pd.DataFrame, n: int = 12) -> pd.DataFrame:
     """The `n` photos whose brand the model found least likely, worst first: rows of `predictions`.
 
-    Only photos that were read, with a brand that the model knows, have a loss.
+    Only photos that were read, with a brand that the model knows, have a loss. Answers that are right under another
+    name are left out.
     """
-    return predictions.sort_values("loss", ascending=False, kind="stable").dropna(subset="loss").head(n)
+    table = predictions[(predictions.predicted == predictions.brand) | ~is_right(predictions)]
+    return table.sort_values("loss", ascending=False, kind="stable").dropna(subset="loss").head(n)
 
 
 def confident_mistakes(predictions: pd.DataFrame, n: int = 12) -> pd.DataFrame:
     """The `n` mistakes with the highest confidence, surest first: rows of `predictions`."""
-    wrong = predictions[predictions.predicted.notna() & predictions.brand.notna()]
-    wrong = wrong[wrong.brand != wrong.predicted]
+    wrong = predictions[predictions.predicted.notna() & predictions.brand.notna() & ~is_right(predictions)]
     return wrong.sort_values("confidence", ascending=False, kind="stable").head(n)
 
 
-def label_suspects(predictions: pd.DataFrame, probabilities: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
+def label_suspects(
+    predictions: pd.DataFrame, probabilities: np.ndarray, classes: Sequence[str], least_accuracy: float = WEAK
+) -> pd.DataFrame:
     """The photos that probably have a wrong label, by confident learning (Northcutt et al. 2021), likeliest first.
 
     A photo counts as a brand if its probability reaches the mean of the photos labelled so; of several such brands the
-    likeliest counts. If that is what the model predicts and not the label, the photo is a suspect. Photos that were not
+    likeliest counts. If that is what the model predicts and not right (`is_right`), the photo is a suspect. Photos not
     read, or whose brand is not among the classes, are left out.
 
     Parameters
@@ -51,6 +54,7 @@ def label_suspects(predictions: pd.DataFrame, probabilities: np.ndarray, classes
     probabilities : float [N, n_classes]
         Of the same photos. The model must not have learned from them, or it repeats the wrong labels.
     classes : brands in the order of the columns
+    least_accuracy : of the model, 0 to 1; one that is right less often doubts no name
 
     Returns
     -------
@@ -73,6 +77,8 @@ def label_suspects(predictions: pd.DataFrame, probabilities: np.ndarray, classes
     likeliest = p.argmax(axis=1)
     suspect = (confident.max(axis=1) > 0) & (confident.argmax(axis=1) == likeliest) & (likeliest != given)
     table = table.assign(suggested=np.array(classes, object)[likeliest], margin=p[row, given] - p[row, likeliest])
+    suspect &= ~is_right(table.assign(predicted=table["suggested"])).to_numpy()
+    suspect &= is_right(table).mean() >= least_accuracy
     return table[suspect].sort_values("margin", kind="stable")
 
 
@@ -84,9 +90,7 @@ def save_suspects(table: pd.DataFrame, path: str | os.PathLike) -> None:
     """
     suggested = table.suggested.fillna(table.predicted) if "suggested" in table else table.predicted
     table = table.assign(suggested=suggested, correct_brand=None)[COLUMNS].round({"loss": 3, "confidence": 3})
-    texts = table[["path", "brand", "suggested"]].map(_guarded, na_action="ignore")
-    # The mark at the start tells spreadsheets that it is UTF-8.
-    write_text(Path(path), "\ufeff" + table.assign(**texts).to_csv(index=False, lineterminator="\n"))
+    write_csv(table, path)
 
 
 def read_corrections(path: str | os.PathLike) -> pd.DataFrame:
@@ -99,9 +103,7 @@ def read_corrections(path: str | os.PathLike) -> pd.DataFrame:
     """
     path, remedy = Path(path), "save it as CSV in UTF-8, as save_suspects wrote it"
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            separator = ";" if ";" in file.readline() else ","  # spreadsheets in many countries write semicolons
-        table = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        table = read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no {path}; write it with save_suspects and fill it in") from None
     except ValueError as error:
@@ -110,7 +112,7 @@ def read_corrections(path: str | os.PathLike) -> pd.DataFrame:
     if absent:
         raise ValueError(f"{path} lacks the columns {', '.join(sorted(absent))}; {remedy}")
     table.index = pd.RangeIndex(2, len(table) + 2, name="row")
-    found = pd.DataFrame({"path": table.path.map(_unguarded), "correct_brand": table.correct_brand.str.strip()})
+    found = pd.DataFrame({"path": table.path, "correct_brand": table.correct_brand.str.strip()})
     return found[found.correct_brand != ""]
 
 
@@ -159,14 +161,3 @@ def apply_corrections(manifest: pd.DataFrame, path: str | os.PathLike) -> pd.Dat
     manifest.loc[corrected, "model"] = None  # it was read from the name together with the old brand
     manifest.loc[to.notna() & (to != REMOVE), "suspect"] = None
     return manifest
-
-
-def _guarded(text: str) -> str:
-    """Text that no spreadsheet evaluates."""
-    text = text.encode("utf-8", "replace").decode("utf-8")  # UTF-8 cannot hold the lone surrogates of old file names
-    return f"'{text}" if _FORMULA.match(text) else text
-
-
-def _unguarded(text: str) -> str:
-    """The text that `_guarded` was given."""
-    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,11 +18,14 @@ from scipy.sparse import hstack
 from scipy.spatial.distance import squareform
 from sklearn.metrics import precision_recall_fscore_support
 
-from carclf.brands import owner_of
+from carclf.brands import also_right, owner_of
 from carclf.data.boxes import SMALL
 from carclf.data.splits import model_key
-from carclf.files import write_text
+from carclf.files import write_csv
 from carclf.metrics.intervals import indicator, percentiles, resampled_sums, share_interval
+from carclf.metrics.words import listed
+
+_also_right = lru_cache(also_right)
 
 
 def scored(predictions: pd.DataFrame, classes: Sequence[str] | None = None) -> pd.DataFrame:
@@ -52,10 +56,7 @@ def scored(predictions: pd.DataFrame, classes: Sequence[str] | None = None) -> p
         kept &= predictions["brand"].isin(list(classes))
     table = predictions[kept]
     if table.empty:
-        raise ValueError(
-            f"none of the {len(predictions)} predictions can be scored: a photo counts if it was read and "
-            "its file name gives a brand that the model knows. See the columns brand, predicted and problem."
-        )
+        raise ValueError(f"none of the {len(predictions)} predictions can be scored: {_why_none(predictions)}")
     confidence = table["confidence"].astype("float64")
     outside = ~confidence.between(0, 1)
     if outside.any():
@@ -64,13 +65,50 @@ def scored(predictions: pd.DataFrame, classes: Sequence[str] | None = None) -> p
             "was read needs one in 0..1. Predict these photos again."
         )
     vehicle = table["vehicle"].astype(object).fillna(table["path"]) if "vehicle" in table else table["path"]
-    right = (table["brand"] == table["predicted"]).astype(bool)
-    return table.assign(confidence=confidence, vehicle=vehicle, right=right)
+    return table.assign(confidence=confidence, vehicle=vehicle, right=is_right(table))
+
+
+def _why_none(predictions: pd.DataFrame) -> str:
+    """Why no photo of a table can be scored: the first reason that holds, with the remedy."""
+    unread = predictions["predicted"].isna()
+    if len(predictions) and unread.all():
+        problems = predictions["problem"].dropna() if "problem" in predictions else pd.Series(dtype=object)
+        such = f", such as {predictions.at[problems.index[0], 'path']} ({problems.iloc[0]})" if len(problems) else ""
+        return f"none was read{such}; give the folder where the photos are now"
+    brands = predictions["brand"][~unread].dropna()
+    if len(brands):
+        return f"the model does not know {listed(brands.value_counts().to_dict())}; give photos of its own brands"
+    rule = "a photo counts if it was read and its file name gives a brand that the model knows"
+    return f"{rule}. See the columns brand, predicted and problem."
+
+
+def is_right(table: pd.DataFrame) -> pd.Series:
+    """Whether each answer is right, bool: the brand itself, or another that the car also is (`brands.also_right`).
+
+    A photo without an answer or without a brand is not. If the table has a `model`, it decides which brands those are.
+    """
+    rows = zip(table["brand"], _models(table), table["predicted"], strict=True)
+    right = [
+        said == brand or (isinstance(said, str) and isinstance(brand, str) and said in _also_right(brand, model))
+        for brand, model, said in rows
+    ]
+    return pd.Series(np.array(right, bool) & table["predicted"].notna().to_numpy(), table.index)
+
+
+def answers(table: pd.DataFrame) -> pd.Series:
+    """The brand that each scored photo counts as: the predicted one, or its own if that is right under another name."""
+    return table["brand"].where(table["right"], table["predicted"])
+
+
+def _models(table: pd.DataFrame) -> list[str | None]:
+    """The model of each photo, if the table says it."""
+    models = table["model"] if "model" in table else [None] * len(table)
+    return [model if isinstance(model, str) else None for model in models]
 
 
 def compute_metrics(
     predictions: pd.DataFrame, *, classes: Sequence[str] | None = None, seed: int = 0, n_boot: int = 1000
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Score a predictions table: its `photo_counts` and its `photo_scores`. `scored` says which photos count.
 
     Parameters
@@ -82,21 +120,23 @@ def compute_metrics(
 
     Returns
     -------
-    dict of int and float, ready for JSON
+    dict, ready for JSON
         ``n`` photos scored, ``vehicles`` they show, and photos not scored: ``unreadable``, ``unlabelled``,
         ``unknown_brand``, and of a table with cars ``too_small``; the counts of photos add up to the table. Scores in
-        0..1: ``accuracy``,
-        ``macro_recall`` and ``macro_f1``, each with its 95 % interval in ``…_low`` and ``…_high``; ``top5_accuracy``;
-        ``mean_confidence``. Macro scores are plain means over the brands shown, so rare brands weigh as much as others.
+        0..1: ``accuracy``, ``macro_recall`` and ``macro_f1``, each with its 95 % interval in ``…_low`` and ``…_high``;
+        ``top5_accuracy``; ``mean_confidence``. Macro scores are plain means over the brands shown, so rare brands weigh
+        as much as others. ``right_by_another_name`` counts answers that are right without being the label (`is_right`),
+        and ``unknown_brands``, if there are any, is a dict with the photos of each.
     """
     table = scored(predictions, classes)
     return photo_counts(predictions, table) | photo_scores(table, seed, n_boot)
 
 
-def photo_counts(predictions: pd.DataFrame, table: pd.DataFrame) -> dict[str, float]:
+def photo_counts(predictions: pd.DataFrame, table: pd.DataFrame) -> dict[str, Any]:
     """The counts of `compute_metrics`, for a whole table and the photos of it that `scored` returned."""
     unanswered = predictions["predicted"].isna()
     unlabelled = ~unanswered & predictions["brand"].isna()
+    unknown = predictions["brand"][~predictions.index.isin(table.index) & ~unanswered & ~unlabelled]
     small = unanswered & (predictions["decision"] == SMALL if "car" in predictions else False)
     return {
         "n": len(table),
@@ -104,6 +144,7 @@ def photo_counts(predictions: pd.DataFrame, table: pd.DataFrame) -> dict[str, fl
         "unreadable": int((unanswered & ~small).sum()),
         "unlabelled": int(unlabelled.sum()),
         "unknown_brand": int(len(predictions) - len(table) - unanswered.sum() - unlabelled.sum()),
+        **({"unknown_brands": {str(k): int(n) for k, n in unknown.value_counts().items()}} if len(unknown) else {}),
         **({"too_small": int(small.sum())} if "car" in predictions else {}),
     }
 
@@ -114,14 +155,19 @@ def photo_scores(table: pd.DataFrame, seed: int = 0, n_boot: int = 1000) -> dict
     for name, (score, draws, vehicles) in _bootstrap(table, seed, n_boot).items():
         low, high = percentiles(draws, vehicles)
         found |= {name: score, f"{name}_low": low, f"{name}_high": high}
-    in_top5 = [top5.get(brand) is not None for brand, top5 in zip(table["brand"], table["top5"], strict=True)]
-    return found | {"top5_accuracy": float(np.mean(in_top5)), "mean_confidence": float(table["confidence"].mean())}
+    rows = zip(*(table[name] for name in ("right", "brand", "top5")), _models(table), strict=True)
+    in_top5 = [right or bool({brand, *_also_right(brand, model)} & set(top5)) for right, brand, top5, model in rows]
+    return found | {
+        "top5_accuracy": float(np.mean(in_top5)),
+        "mean_confidence": float(table["confidence"].mean()),
+        "right_by_another_name": int((table["right"] & (table["predicted"] != table["brand"])).sum()),
+    }
 
 
 def _bootstrap(table: pd.DataFrame, seed: int, n_boot: int) -> dict[str, tuple[float, np.ndarray, float]]:
     """Each score of scored photos, of resamples of their vehicles (float64 [n_boot]), and how many stand behind it."""
     brands = pd.Index(sorted(set(table["brand"])))
-    truth, said = (indicator(brands.get_indexer(table[column]), len(brands)) for column in ("brand", "predicted"))
+    truth, said = (indicator(brands.get_indexer(names), len(brands)) for names in (table["brand"], answers(table)))
     counts = hstack([truth, said, truth.multiply(said)])
     # The first row counts the photos themselves, the others a resample each.
     sums = np.vstack([counts.sum(axis=0), resampled_sums(counts, table["vehicle"], seed, n_boot)])
@@ -137,24 +183,10 @@ def _bootstrap(table: pd.DataFrame, seed: int, n_boot: int) -> dict[str, tuple[f
     return {name: (float(values[0]), values[1:], vehicles) for name, (values, vehicles) in scores.items()}
 
 
-def metrics_table(results: dict[str, float]) -> pd.DataFrame:
-    """The dict of `compute_metrics` as text for people, in the column ``value``."""
-    not_scored = [k for k in ("unreadable", "unlabelled", "unknown_brand", "too_small") if k in results]
-    rows = {
-        "photos scored": f"{results['n']:,}, of {results['vehicles']:,} vehicles",
-        "not scored": ", ".join(f"{k.replace('_', ' ')}: {results[k]:,}" for k in not_scored),
-    }
-    for name in ("accuracy", "top5_accuracy", "macro_recall", "macro_f1", "mean_confidence"):
-        low, high = results.get(f"{name}_low"), results.get(f"{name}_high")
-        interval = "" if low is None else f", 95 % interval {low:.1%} to {high:.1%}"
-        rows[name.replace("_", " ")] = f"{results[name]:.1%}{interval}"
-    return pd.Series(rows, name="value").to_frame()
-
-
 def save_predictions(predictions: pd.DataFrame, path: str | os.PathLike) -> None:
     """Write a predictions table as CSV, with the top 5 as JSON."""
     top5 = predictions["top5"].map(lambda t: json.dumps(t, ensure_ascii=False), na_action="ignore")
-    write_text(Path(path), predictions.assign(top5=top5).to_csv(index=False, lineterminator="\n"))
+    write_csv(predictions.assign(top5=top5), path)
 
 
 def brand_report(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -173,12 +205,12 @@ def brand_report(predictions: pd.DataFrame) -> pd.DataFrame:
     table = scored(predictions)
     groups = table.groupby("brand")["vehicle"]
     report = pd.DataFrame(index=pd.Index(sorted(groups.groups), name="brand"))
-    truth, said = table["brand"].to_numpy(object), table["predicted"].to_numpy(object)
+    truth, said = table["brand"].to_numpy(object), answers(table).to_numpy(object)
     *scores, photos = precision_recall_fscore_support(truth, said, labels=report.index, zero_division=np.nan)
     mistakes = table[~table["right"]]
     either = pd.concat([table, mistakes.assign(brand=mistakes["predicted"])], ignore_index=True)
     intervals = {
-        "precision": share_interval(table["right"], table["vehicle"], table["predicted"]),
+        "precision": share_interval(table["right"], table["vehicle"], answers(table)),
         "recall": share_interval(table["right"], table["vehicle"], table["brand"]),
         "f1": share_interval(either["right"], either["vehicle"], either["brand"]).transform(lambda j: 2 * j / (1 + j)),
     }
@@ -191,12 +223,15 @@ def brand_report(predictions: pd.DataFrame) -> pd.DataFrame:
 def confusion(predictions: pd.DataFrame, classes: Sequence[str] | None = None) -> pd.DataFrame:
     """Count photos by brand (rows) and predicted brand (columns): a square DataFrame of int.
 
+    An answer that is right under another name (`is_right`) counts on the diagonal.
+
     It covers `classes` in their order, without photos of other brands; by default every brand shown or predicted.
     """
     table = scored(predictions, classes)
+    said = answers(table)
     if classes is None:
-        classes = sorted({*table["brand"], *table["predicted"]})
-    counts = pd.crosstab(table["brand"], table["predicted"]).reindex(index=classes, columns=classes, fill_value=0)
+        classes = sorted({*table["brand"], *said})
+    counts = pd.crosstab(table["brand"], said).reindex(index=classes, columns=classes, fill_value=0)
     return counts.rename_axis(index="brand", columns="predicted")
 
 

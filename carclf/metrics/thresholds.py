@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from carclf.data.boxes import NO_CAR
 from carclf.metrics.intervals import least_share, share_interval
-from carclf.metrics.scores import scored
+from carclf.metrics.scores import is_right, scored
+from carclf.metrics.words import promise_text
 
 DECISIONS = "accepted", "unsure", "unknown"
 NEVER_ACCEPTED = "unknown", NO_CAR  # whatever the confidence
@@ -66,7 +68,7 @@ def choose_threshold(
 
 def promise(
     valid_predictions: pd.DataFrame, accuracy: float = 0.95, confidence_level: float = 0.9, seed: int = 0
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """The smallest threshold that can promise this accuracy among the accepted photos, ready for a model's card.
 
     With a probability of `confidence_level` over the choice of valid's vehicles, an accepted photo of a new vehicle of
@@ -83,55 +85,67 @@ def promise(
     Returns
     -------
     dict
-        ``threshold``, ``accuracy``, ``confidence_level``, ``bound`` (the accuracy that valid proves for this threshold)
-        and ``kept`` (bool). If no threshold can promise the accuracy, this is the one whose bound comes nearest, with
-        ``kept`` False and a UserWarning.
+        ``threshold``, ``accuracy``, ``confidence_level``, ``bound`` (what valid proves for this threshold alone),
+        ``kept`` (bool), and of the photos drawn: ``vehicles`` (int), ``coverage`` (share answered) and ``right`` (share
+        of the answered, None if there is none). If no threshold can promise the accuracy, this is the one whose bound
+        comes nearest, ``kept`` is False, and a UserWarning has the `promise_text`; then ``needed`` is how many vehicles
+        valid would need if that share stayed right, or None if more would not help.
     """
     for name, value, usual in ("accuracy", accuracy, 0.95), ("confidence_level", confidence_level, 0.9):
         if not 0 < value < 1:
             raise ValueError(f"{name}={value}: it is a share, above 0 and below 1; try {usual}")
-    facts = {"accuracy": accuracy, "confidence_level": confidence_level}
     groups = _one_photo_a_vehicle(valid_predictions, seed).groupby("confidence")["right"]
     table = groups.agg(photos="size", right="sum").assign(expected=lambda t: t.index * t["photos"])
     table = table[::-1].cumsum()  # the strictest first
     bound = least_share(table["right"], table["photos"], confidence_level)
     start = least_share(table["expected"], table["photos"], confidence_level).argmax()
     passed = np.logical_and.accumulate(bound[start:] >= accuracy).sum()
-    if passed:
-        last = start + passed - 1
-        return {"threshold": float(table.index[last]), **facts, "bound": float(bound[last]), "kept": True}
-    best = float(table.index[bound.argmax()])
-    at = threshold_table(valid_predictions, [best]).iloc[0]
-    needed = int(np.ceil(np.log(1 - confidence_level) / np.log(accuracy)))
-    warnings.warn(
-        f"no threshold can promise that {accuracy:.1%} of the answers are right; {best:.3f} comes nearest with "
-        f"{at['accuracy']:.1%} right of the {at['coverage']:.1%} of photos it answers. Even without a mistake it takes "
-        f"{needed} vehicles, and valid has {table['photos'].iloc[-1]}: add photos of more vehicles, or pass "
-        "a lower accuracy",
-        stacklevel=3,
-    )
-    return {"threshold": best, **facts, "bound": float(bound.max()), "kept": False}
+    # A bound that is high enough elsewhere was found by looking at all of them, and proves nothing.
+    at = start + passed - 1 if passed else bound.argmax() if bound.max() < accuracy else start
+    photos, right, vehicles = (int(n) for n in (*table[["photos", "right"]].iloc[at], table["photos"].iloc[-1]))
+    found = {
+        **no_promise(accuracy, confidence_level),
+        "threshold": float(table.index[at]),
+        "bound": float(bound[at]),
+        "kept": bool(passed),
+        "vehicles": vehicles,
+        "coverage": photos / vehicles,
+        "right": right / photos,
+        "needed": None if passed else _needed(right / photos, photos / vehicles, accuracy, confidence_level),
+    }
+    if not passed:
+        warnings.warn(promise_text(found), stacklevel=3)
+    return found
+
+
+def no_promise(accuracy: float = 0.95, confidence_level: float = 0.9) -> dict[str, Any]:
+    """The promise of a model without a photo in valid to prove it on; `promise` has the keys."""
+    facts = {"threshold": 0.0, "accuracy": accuracy, "confidence_level": confidence_level, "bound": 0.0, "kept": False}
+    needed = _needed(1.0, 1.0, accuracy, confidence_level)
+    return {**facts, "vehicles": 0, "coverage": 0.0, "right": None, "needed": needed}
 
 
 def promised(
-    valid_predictions: pd.DataFrame,
-    test_predictions: pd.DataFrame,
-    threshold: float,
-    accuracy: float = 0.95,
-    confidence_level: float = 0.9,
-    seed: int = 0,
+    valid_predictions: pd.DataFrame, test_predictions: pd.DataFrame, promise: dict[str, Any] | float, seed: int = 0
 ) -> pd.DataFrame:
     """Promised against measured: what a threshold chosen on valid does on test. Look at it once.
 
-    The settings are those given to `promise`.
+    Parameters
+    ----------
+    promise : of the model's card; or a threshold that was set by hand
 
     Returns
     -------
     DataFrame of one row
-        ``threshold``; ``promised``, the accuracy; ``valid_coverage``, ``valid_accuracy`` and ``valid_bound``, the bound
-        for this threshold alone; ``test_coverage``, ``test_accuracy`` and its 95 % interval ``test_low`` to
-        ``test_high`` (`intervals.share_interval`). If nothing is accepted, accuracies are missing and the bound is 0.
+        ``threshold``; ``promised``, the accuracy, missing if nothing is promised; ``valid_coverage``,
+        ``valid_accuracy``, ``valid_photos`` (int, answered) and ``valid_bound``, the bound for this threshold alone;
+        ``test_coverage``, ``test_accuracy``, ``test_photos`` and its 95 % interval ``test_low`` to ``test_high``
+        (`intervals.share_interval`). If nothing reaches the threshold, accuracies are missing and the bound is 0.
+        ``kept`` (bool) and ``text``, as `promise_text` gives it.
     """
+    facts = promise if isinstance(promise, dict) else None
+    threshold = float(promise["threshold"] if isinstance(promise, dict) else promise)
+    kept, level = bool(facts and facts["kept"]), facts["confidence_level"] if facts else 0.9
     on_valid, on_test = (threshold_table(table, [threshold]).iloc[0] for table in (valid_predictions, test_predictions))
     drawn = _one_photo_a_vehicle(valid_predictions, seed)
     sure = drawn["right"][drawn["confidence"] >= threshold]
@@ -140,14 +154,23 @@ def promised(
     low, high = share_interval(test["right"], test["vehicle"], accepted).reindex([True]).iloc[0]
     row = {
         "threshold": threshold,
-        "promised": accuracy,
-        **on_valid[["coverage", "accuracy"]].add_prefix("valid_"),
-        "valid_bound": float(least_share(sure.sum(), len(sure), confidence_level)),
-        **on_test[["coverage", "accuracy"]].add_prefix("test_"),
+        "promised": facts["accuracy"] if facts and kept else np.nan,
+        **on_valid[["coverage", "accuracy", "photos"]].add_prefix("valid_"),
+        "valid_bound": facts["bound"] if facts else float(least_share(sure.sum(), len(sure), level)),
+        **on_test[["coverage", "accuracy", "photos"]].add_prefix("test_"),
         "test_low": low,
         "test_high": high,
+        "kept": kept,
+        "text": promise_text(facts, threshold),
     }
-    return pd.DataFrame([row])
+    return pd.DataFrame([row]).astype({"valid_photos": int, "test_photos": int})
+
+
+def _needed(right: float, coverage: float, accuracy: float, confidence_level: float) -> int | None:
+    """How many vehicles prove the accuracy if these shares stay as they are; None if 10,000 answers are not enough."""
+    answered = np.arange(1, 10_001)
+    enough = least_share(right * answered, answered, confidence_level) >= accuracy
+    return int(np.ceil(answered[enough.argmax()] / coverage - 1e-9)) if enough.any() else None
 
 
 def decisions(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -156,17 +179,17 @@ def decisions(predictions: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame indexed by decision
-        ``photos`` (int), ``share`` of the photos read, ``right`` (share in 0..1, missing if no photo has both a brand
-        and an answer).
+        ``photos`` (int), ``share`` of the photos read, ``labelled`` (int, photos with both a brand and an answer), and
+        ``right``, the share of these in 0..1, missing if there is none.
     """
     read = predictions[predictions["decision"].notna()]
     named = read["brand"].notna() & read["predicted"].notna()
-    right = (read["predicted"] == read["brand"]).where(named).astype(float)
-    groups = right.groupby(read["decision"])
-    table = pd.DataFrame({"photos": groups.size(), "share": groups.size() / max(len(read), 1), "right": groups.mean()})
+    groups = is_right(read).where(named).astype(float).groupby(read["decision"])
+    share = groups.size() / max(len(read), 1)
+    table = pd.DataFrame({"photos": groups.size(), "share": share, "labelled": groups.count(), "right": groups.mean()})
     rest = [decision for decision in table.index if decision not in DECISIONS]  # of cars: too small, no car found
     table = table.reindex(pd.Index([*DECISIONS, *rest], name="decision"))
-    return table.fillna({"photos": 0, "share": 0.0}).astype({"photos": int})
+    return table.fillna({"photos": 0, "share": 0.0, "labelled": 0}).astype({"photos": int, "labelled": int})
 
 
 def _answers(predictions: pd.DataFrame) -> pd.DataFrame:

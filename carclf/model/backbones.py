@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import timm
 import torch
 from torch import nn
 
+from carclf.errors import did_you_mean
 from carclf.model.augment import IMAGENET_MEAN, IMAGENET_STD
 from carclf.model.weights import lite0_state_dict, read_state_dict
 
@@ -87,6 +90,31 @@ def blocks(model: nn.Module) -> dict[str, nn.Module]:
     return {name: part for name, part in parts.items() if next(part.parameters(), None) is not None}
 
 
+@functools.lru_cache
+def part_names(backbone: str) -> tuple[str, ...]:
+    """The names that `blocks` gives for a backbone, without its weights; ValueError if it cannot be used."""
+    try:
+        with torch.device("meta"):  # neither memory nor random numbers
+            model = empty_model(backbone, 2)
+    except RuntimeError:  # some networks compute while they are built
+        model = empty_model(backbone, 2)
+    return tuple(blocks(model))
+
+
+def no_part(unfreeze: str, names: Iterable[str]) -> str:
+    """Why a network does not have this part, and what to write instead."""
+    near = did_you_mean(unfreeze, ["head", "all", *names])
+    return (
+        f"unfreeze={unfreeze!r} is no part of the network{near or '; choose head, all or one of: ' + ', '.join(names)}"
+    )
+
+
+def only_size(backbone: str) -> int | None:
+    """The only photo size that some transformers take, or None."""
+    config = timm.get_pretrained_cfg(_timm_name(backbone))
+    return config.input_size[1] if config is not None and config.fixed_input_size else None
+
+
 def set_trainable(model: nn.Module, unfreeze: str) -> None:
     """Freeze everything below one block, and put the rest into training mode.
 
@@ -106,7 +134,7 @@ def set_trainable(model: nn.Module, unfreeze: str) -> None:
     names = list(parts)
     first = {"head": names[-1], "all": names[0]}.get(unfreeze, unfreeze)
     if first not in parts:
-        raise ValueError(f"unfreeze={unfreeze!r} is not a block; choose 'head', 'all' or one of: {', '.join(names)}")
+        raise ValueError(no_part(unfreeze, names))
     model.requires_grad_(False).eval()
     for name in names[names.index(first) :]:
         parts[name].requires_grad_(True).train()
@@ -186,9 +214,13 @@ def _architecture(backbone: str, n_classes: int, head: str | None, pretrained: b
 def _timm_name(backbone: str) -> str:
     name = TIMM_NAMES.get(backbone, backbone)
     if not timm.is_model(name):
-        raise ValueError(
-            f"unknown backbone {backbone!r}; choose 'efficientnet_lite0', 'resnet50' or a name from timm.list_models()"
-        )
+        near = did_you_mean(backbone, [*TIMM_NAMES, *timm.list_models()])
+        ours = ", ".join(repr(known) for known in TIMM_NAMES)
+        raise ValueError(f"unknown backbone {backbone!r}; choose {ours} or a name from timm.list_models(){near}")
+    architecture, _, tag = name.partition(".")
+    tags = timm.list_pretrained(f"{architecture}.*") if tag else [name]
+    if name not in tags:
+        raise ValueError(f"unknown weights of backbone {backbone!r}; choose one of: {', '.join(tags) or architecture}")
     return name
 
 
@@ -229,5 +261,10 @@ def _load_all_but_head(model: nn.Module, backbone: str, path: Path) -> None:
         raise ValueError(
             f"{path} does not fit {backbone}: {len(unfit)} of {len(wanted)} tensors are missing or have another shape, "
             f"such as {unfit[0]!r}; give the state dict of the same backbone"
+        )
+    if broken := [k for k in wanted if not torch.isfinite(state[k]).all()]:
+        raise ValueError(
+            f"{path} holds values that are no numbers, in {len(broken)} of {len(wanted)} tensors, such as "
+            f"{broken[0]!r}; give another state dict, or weights='imagenet'"
         )
     model.load_state_dict({k: state[k] for k in wanted}, strict=False)

@@ -18,8 +18,8 @@ from scipy.special import softmax
 from torch import nn
 from tqdm.auto import tqdm
 
-from carclf.data.cache import to_square
-from carclf.data.photos import PhotoError, Source
+from carclf.data.photos import PhotoError, squish
+from carclf.errors import no_such
 from carclf.files import write_text, writing
 from carclf.model import crops
 from carclf.model.augment import Augment
@@ -27,6 +27,8 @@ from carclf.model.backbones import empty_model, features, head_of, n_features, n
 from carclf.model.device import pick
 from carclf.model.ood import METHOD, OodDetector
 from carclf.model.predictions import Sources, photos_of, tabulate
+from carclf.model.valid import FILE as VALID
+from carclf.model.valid import Valid
 from carclf.model.weights import halved, read_tensors, write_tensors
 
 CARD, WEIGHTS, OOD = "card.json", "model.safetensors", "ood.safetensors"
@@ -56,6 +58,13 @@ class Card:
     about: dict | None = None  # what the model has seen, and what it is good for or not, as text
     schema: int = SCHEMA
 
+    @property
+    def accept_from(self) -> float:
+        """The confidence from which an answer is accepted; infinite if nothing is proven and no threshold was set."""
+        if self.promise is not None:
+            return self.threshold if self.promise["kept"] else float("inf")
+        return self.threshold or float("inf")
+
     def save(self, folder: Path) -> None:
         """Write card.json into a model folder."""
         write_text(folder / CARD, json.dumps(asdict(self), indent=1, ensure_ascii=False))
@@ -71,6 +80,10 @@ class Card:
             card = cls(**{**fields, "classes": tuple(fields["classes"])})
             if card.schema != SCHEMA:
                 raise ValueError(f"it has schema {card.schema}, this version reads {SCHEMA}")
+            if card.promise is not None:
+                numbers = [float(card.promise[name]) for name in ("threshold", "accuracy", "confidence_level", "bound")]
+                if not all(0 <= number <= 1 for number in numbers) or not isinstance(card.promise["kept"], bool):
+                    raise ValueError(f"promise {card.promise} has values that are no shares")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(
                 f"{path} is not a model card of this version ({error}); train or download the model again"
@@ -93,6 +106,7 @@ class Classifier:
         if list(card.classes) != sorted(set(card.classes)):
             raise ValueError(f"a model's classes must be sorted and without duplicates, got {list(card.classes)}")
         self.card, self.ood, self.device = card, ood, pick(device)
+        self.valid: Valid | None = None  # what it said of its valid photos, if its folder keeps that
         self.model = model.eval().to(self.device.torch).to(memory_format=self.device.memory_format)
         self._augment = Augment(card.size, *normalisation(card.backbone)).plain()
 
@@ -103,11 +117,15 @@ class Classifier:
 
     @classmethod
     def load(cls, folder: Folder, device: str = "auto") -> Classifier:
-        """Read a model folder: `model.safetensors`, `card.json`, `ood.safetensors`; nothing in it is executed.
+        """Read a model folder: `model.safetensors`, `card.json` and, if there, `ood.safetensors`, `valid.safetensors`.
+
+        Nothing in it is executed.
 
         Raises FileNotFoundError or ValueError if a file is missing, or if they do not fit together.
         """
         folder = Path(folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(no_such(folder))
         for name in (WEIGHTS, CARD):
             if not (folder / name).is_file():
                 raise FileNotFoundError(
@@ -136,7 +154,9 @@ class Classifier:
                 raise FileNotFoundError(f"{folder / OOD} is missing; copy all three files of one model")
             arrays = {name: array.numpy() for name, array in read_tensors(file)[0].items()}
             ood = OodDetector.of(card.ood, arrays, n_features(model, card.backbone))
-        return cls(model, card, device, ood)
+        classifier = cls(model, card, device, ood)
+        classifier.valid = Valid.load(folder, len(card.classes))
+        return classifier
 
     def save(self, folder: Folder, half: bool = False) -> Path:
         """Write the model folder; each file is replaced atomically.
@@ -148,18 +168,36 @@ class Classifier:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         weights = self.model.state_dict()
+        (folder / VALID).unlink(missing_ok=True)  # what other weights said must never lie beside these
         write_tensors(folder / WEIGHTS, halved(weights) if half else weights)
         self._save_ood(folder)
+        if self.valid is not None:
+            self.valid.save(folder)
         return folder
 
-    def detect_ood(self, detector: OodDetector, folder: Folder | None = None) -> None:
-        """Use this detector from now on; with a folder, also in the model saved there."""
-        self.ood, self.card = detector, replace(self.card, ood=detector.facts)
+    def keep_valid(self, scores: Scores, folder: Folder | None = None) -> None:
+        """Keep what it said of the photos of valid; with a folder, also in the model saved there."""
+        self.valid = Valid.of(*scores[:2], self.classes)
+        if folder is not None:
+            (Path(folder) / VALID).unlink(missing_ok=True)
+            if self.valid is not None:
+                self.valid.save(Path(folder))
+
+    def detect_ood(self, detector: OodDetector | None, folder: Folder | None = None) -> None:
+        """Use this detector, or none, from now on; with a folder, also in the model saved there."""
+        self.ood, self.card = detector, replace(self.card, ood=None if detector is None else detector.facts)
         if folder is not None:
             self._save_ood(Path(folder))
 
     def accept_above(self, threshold: float, folder: Folder | None = None, promise: dict | None = None) -> None:
-        """Accept predictions from this confidence on (0 to 1); with a folder, also in the model saved there."""
+        """Accept predictions from this confidence on; with a folder, also in the model saved there.
+
+        Parameters
+        ----------
+        threshold : 0 to 1; 0 without a promise stands for none, and then nothing is accepted
+        promise : what `carclf.metrics.promise` found for this threshold; without one it counts as set by hand. If it is
+            not kept, nothing is accepted
+        """
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold {threshold} must lie between 0 and 1; choose_threshold gives one")
         self.card = replace(self.card, threshold=float(threshold), promise=promise)
@@ -185,8 +223,9 @@ class Classifier:
 
         Parameters
         ----------
-        sources : a path, a folder, an encoded photo (bytes), a sequence of these, or a manifest
-        names : for the column `path`, one per photo; only bytes need one
+        sources : a path, a folder, an encoded photo (bytes or an open file), a PIL image, a uint8 array [h, w],
+            [h, w, 3] or [h, w, 4], an iterable of these, or a table with the column `path`, such as a manifest
+        names : for the column `path`, one per photo; only those that are no file need one
         batch_size : photos or cars per pass
         cars : "whole", the photo as it is; "main", its largest, most central car; "all", each of its cars (also "find")
         boxes : where the cars are, instead of a detector, see `carclf.model.crops.finder`; `cars` is then "all" unless
@@ -204,8 +243,8 @@ class Classifier:
         confidence  float, 0 to 1, of the predicted brand; NaN if unreadable
         loss        float, -log of the probability of `brand`, in nats; NaN if the model does not know it
         top5        dict, brand to probability, best first; None if unreadable
-        decision    "accepted"; "unsure": confidence is below the card's threshold; "unknown": unlike all
-                    that the model was trained on, so perhaps another brand or no car; missing if unreadable
+        decision    "accepted"; "unsure": confidence is below `Card.accept_from`; "unknown": unlike all that the
+                    model was trained on, so perhaps another brand or no car; missing if unreadable
         accepted    bool: the decision is "accepted"
         problem     str, or missing: why the photo could not be read, or why the manifest sets it aside
         ==========  ========================================================================================
@@ -241,7 +280,7 @@ class Classifier:
         return self.rescore(Scores(table, logits, found))
 
     def squares(
-        self, photos: Sequence[Source], problems: list[str | None], batch_size: int
+        self, photos: Sequence[crops.Photo], problems: list[str | None], batch_size: int
     ) -> Iterator[tuple[list[int], np.ndarray]]:
         """Decode photos in threads: rows of a batch, and its photos as uint8 [len(rows), 3, cache_size, cache_size].
 
@@ -289,16 +328,16 @@ class Classifier:
         x = self._augment(torch.from_numpy(photos).to(self.device.torch))
         return x.contiguous(memory_format=self.device.memory_format)
 
-    def _square(self, source: Source) -> np.ndarray | PhotoError:
+    def _square(self, source: crops.Photo) -> np.ndarray | PhotoError:
         try:
-            return to_square(source, self.card.cache_size)
+            return squish(crops.opened(source, at_least=2 * self.card.cache_size), self.card.cache_size)
         except PhotoError as error:
             return error
 
     def _tabulate(self, scores: Scores, temperature: float) -> Scores:
         probabilities = softmax(scores.logits / temperature, axis=1)
         unknown = np.zeros(len(probabilities), bool) if self.ood is None else self.ood.unknown(scores.features)
-        table = tabulate(scores.table, probabilities, self.classes, self.card.threshold, unknown)
+        table = tabulate(scores.table, probabilities, self.classes, self.card.accept_from, unknown)
         return scores._replace(table=table)
 
     def _save_ood(self, folder: Path) -> None:

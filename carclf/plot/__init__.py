@@ -19,7 +19,9 @@ from carclf.plot.photos import (
     photo_grid,
     prediction_page,
     sample_photos,
+    scene_page,
 )
+from carclf.plot.style import alt_text, percent, rate, verdict
 from carclf.plot.timeline import timeline
 from carclf.plot.training import (
     brand_counts,

@@ -21,7 +21,7 @@ from carclf.data.boxes import NO_CAR, SMALL
 from carclf.data.photos import read_photo
 from carclf.files import writing
 from carclf.model.crops import by_photo
-from carclf.plot.style import doubt, plain
+from carclf.plot.style import percent, plain, verdict
 
 # By decision, of Okabe and Ito's palette, which colour-blind readers can tell apart. All are light, for black letters
 # and for dark pictures; on light ones, a box has black edges. The label repeats what the colour says.
@@ -113,16 +113,16 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def car_label(row: Any) -> str:
-    """What `draw_cars` writes to a car by default."""
-    track = getattr(row, "track", None)
+    """What `draw_cars` writes to a car by default; the brand in a photo's name says nothing about one of its cars."""
+    track, decision, score = (getattr(row, name, None) for name in ("track", "decision", "score"))
     text = "" if pd.isna(track) else f"#{track:.0f} " if isinstance(track, float) else f"#{track} "
-    predicted, decision = getattr(row, "predicted", None), getattr(row, "decision", None)
-    if not pd.isna(predicted) and decision != NO_CAR:  # there, the brand of the whole photo would only baffle
-        return f"{text}{predicted} {row.confidence:.0%}{doubt(row) if hasattr(row, 'accepted') else ''}"
+    if decision == NO_CAR:  # the brand of the whole photo would only baffle
+        return f"{text}{decision}"
+    if not pd.isna(getattr(row, "predicted", None)):
+        return text + verdict(row._replace(brand=None) if hasattr(row, "brand") else row)
     if not pd.isna(decision):
         return f"{text}{decision}"
-    score = getattr(row, "score", None)
-    return text.strip() if pd.isna(score) else f"{text}{score:.0%}"
+    return text.strip() if pd.isna(score) else text + percent(score)
 
 
 def _colour(row: Any) -> str:

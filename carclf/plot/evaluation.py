@@ -5,74 +5,127 @@ Every function draws into an Axes `ax`, or into those of a new figure, and retur
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
 
 from carclf.metrics import scores
 from carclf.metrics.calibration import expected_calibration_error, reliability_table
-from carclf.metrics.thresholds import threshold_table
-from carclf.plot.style import DARK, PALE, RIGHT, WIDTH, WRONG, axes, house_style
+from carclf.metrics.intervals import share_interval
+from carclf.metrics.thresholds import NEVER_ACCEPTED, threshold_table
+from carclf.plot.matrix import draw_cells, worst_block, worst_mistakes
+from carclf.plot.style import (
+    DARK,
+    FADED,
+    FEW,
+    GREEN,
+    PALE,
+    RIGHT,
+    WIDTH,
+    WRONG,
+    axes,
+    counted,
+    house_style,
+    legend_above,
+    nothing,
+    percent,
+)
+
+NUMBERED = 16  # brands up to which the cells of a matrix have room for numbers
+FEW_ANSWERS = 10  # a curve over fewer is pale
+UNSCORED = "no photo has both an answer and a brand in its name"
 
 
 @house_style
 def confusion_matrix(predictions: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Where each brand's photos went: correct answers in blue, mistakes in orange.
 
-    A row has shares of one true brand's photos and is grey if there are none. Brands that are confused stand together.
+    A row has shares of one true brand's photos, is pale if these are fewer than five, and grey if there are none.
+    Brands that are confused stand together.
 
     Parameters
     ----------
     predictions : a predictions table, or a table of counts from `scores.confusion`
     """
+    if not _shows(predictions):
+        return nothing(UNSCORED, ax)
     counts = scores.ordered(_counts(predictions))
-    n = len(counts)
+    n, photos = len(counts), int(counts.to_numpy().sum())
     # Beyond 60 brands, names stand on all four sides, every other one on each: twice the room at the same width.
-    side = np.clip(0.45 * n, 3, 8 if n <= 60 else WIDTH - 2.9)  # inches
-    ax = axes(ax, side + (2 if n <= 60 else 2.9), side + (1.5 if n <= 60 else 2.2))
+    side = np.clip(0.45 * n, 3, 7.6 if n <= 60 else WIDTH - 3.3)  # inches
+    ax = axes(ax, side + (2.4 if n <= 60 else 3.3), side + (1.5 if n <= 60 else 2.2))
     size = np.clip(72 * side / n * (0.9 if n <= 60 else 1.7), 5, 9)
-    _cells(ax, scores.row_shares(counts), size, numbers=n <= 16, sides=1 if n <= 60 else 2)
-    photos = counts.to_numpy().sum()
-    ax.set_title(f"{photos:,} photos of {n} brands, {np.trace(counts) / photos:.1%} correct")
+    draw_cells(
+        ax, scores.row_shares(counts), counts.sum(axis=1), size, numbers=n <= NUMBERED, sides=1 if n <= 60 else 2
+    )
+    correct = scores.scored(predictions)["right"].mean() if "top5" in predictions else np.trace(counts) / photos
+    ax.set_title(f"{counted(photos, 'photo')} of {counted(n, 'brand')}, {percent(correct, 1)} correct")
+    ax.set_label(worst_mistakes(counts))
     return ax
 
 
 @house_style
-def confusion_zoom(predictions: pd.DataFrame, k: int = 12, ax: Axes | None = None) -> Axes:
+def confusion_zoom(predictions: pd.DataFrame, k: int | None = None, ax: Axes | None = None) -> Axes:
     """The `k` brands with the most mistakes among them, and the share of each that went to all others.
 
-    The block grows from the worst pair by the brand that has the most mistakes in common with those chosen.
+    The block grows from the worst pair by the brand that has the most mistakes in common with those chosen. It is not
+    drawn if it would show what `confusion_matrix` shows already: every brand.
 
     Parameters
     ----------
     predictions : as for `confusion_matrix`
+    k : default: 12, of the more than 16 brands whose matrix has no numbers in its cells
     """
+    if not _shows(predictions):
+        return nothing(UNSCORED, ax)
     counts = _counts(predictions)
-    chosen = _worst_block(counts.to_numpy(), min(k, len(counts)))
+    if not (mistakes := int(counts.to_numpy().sum() - np.trace(counts))):
+        return nothing("no brand was mistaken for another", ax)
+    if len(counts) <= (NUMBERED if k is None else k):
+        return nothing(f"the confusion matrix shows all {counted(len(counts), 'brand')} already", ax)
+    chosen = worst_block(counts.to_numpy(), k or 12)
     block = scores.ordered(counts.iloc[chosen, chosen])
     rows = counts.loc[block.index]
     shares = scores.row_shares(block.assign(**{"all others": rows.sum(axis=1) - block.sum(axis=1)}))
-    shares.index = [f"{brand} ({photos:,})" for brand, photos in rows.sum(axis=1).items()]
     ax = axes(ax, 0.9 * WIDTH, 0.42 * len(block) + 2.2)
-    _cells(ax, shares, 9, numbers=True)
+    draw_cells(ax, shares, rows.sum(axis=1), 9, numbers=True)
     ax.axvline(len(block) - 0.5, color=DARK, linewidth=0.8)
-    ax.set_ylabel("true brand (its photos), share of them")
-    shown, of_all = (int(table.sum() - np.trace(table)) for table in (block.to_numpy(), counts.to_numpy()))
-    ax.set_title(f"{len(block)} brands mistaken for each other: {shown:,} of {of_all:,} mistakes")
+    shown = int(block.to_numpy().sum() - np.trace(block))
+    ax.set_title(f"{len(block)} brands mistaken for each other: {shown:,} of {counted(mistakes, 'mistake')}")
+    ax.set_label(worst_mistakes(counts))
     return ax
 
 
 @house_style
 def brand_scores(predictions: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """Recall of each brand with its 95 % interval over vehicles; best on top."""
+    """Recall and precision of each brand with their 95 % intervals over vehicles; the highest recall is on top.
+
+    Marks with fewer than five photos behind them are pale.
+    """
+    if not _shows(predictions):
+        return nothing(UNSCORED, ax)
     report = scores.brand_report(predictions).sort_values("recall", kind="stable")
-    report.index = [f"{brand} ({photos:,})" for brand, photos in report["photos"].items()]
-    ax = _brand_dots(ax, report, "recall", "recall_low", "recall_high", "recall, 95 % interval")
-    ax.set(xlim=(0, 1.02), xlabel="recall: share of the brand's photos that is correct", ylabel="brand (its photos)")
-    ax.set_title(f"Recall by brand: median {report['recall'].median():.0%}")
+    named = scores.answers(scores.scored(predictions)).value_counts().reindex(report.index, fill_value=0)
+    row = 0.26 if len(report) <= 60 else 0.17  # inches
+    names = [f"{brand} ({photos:,})" for brand, photos in report["photos"].items()]
+    ax = _brand_rows(ax, names, row, "share; pale marks: fewer than 5 photos")
+    kinds = (
+        ("recall", report["photos"], 0.15, "o", RIGHT, "recall: of the brand's photos, correct"),
+        ("precision", named, -0.2, "D", GREEN, "precision: of the photos named so, correct"),
+    )
+    for kind, photos, up, mark, colour, label in kinds:
+        style: dict[str, Any] = {"fmt": mark, "color": colour, "elinewidth": 1.2, "markersize": 4}
+        for some, opacity in (photos >= FEW, 1.0), (photos < FEW, FADED):
+            table, place = report[some.to_numpy()], np.flatnonzero(some) + up
+            reach = _reach(table, kind, f"{kind}_low", f"{kind}_high")
+            ax.errorbar(table[kind], place, xerr=reach, alpha=opacity, label=label if opacity == 1 else None, **style)
+    ax.set(xlim=(0, 1.02), ylabel="brand (its photos)")
+    median, worst = report["recall"].median(), report.iloc[0]
+    legend_above(ax, f"Recall and precision by brand, with 95 % intervals: median recall {percent(median)}")
+    ax.set_label(f"Lowest recall: {report.index[0]} {percent(worst.recall)} of {counted(int(worst.photos), 'photo')}")
     return ax
 
 
@@ -84,53 +137,83 @@ def brand_shares(table: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ----------
     table : from `carclf.brand_shares`; an optional column ``truth`` is marked too
     """
+    if table.empty:
+        return nothing("no brand has a share", ax)
     table = table.sort_values("corrected", kind="stable")
-    ax = _brand_dots(ax, table, "corrected", "low", "high", "corrected, 95 % interval")
-    place = np.arange(len(table))
+    ax = _brand_rows(ax, table.index, 0.22 if len(table) <= 60 else 0.16, "share of the photos")
+    place, reach = np.arange(len(table)), _reach(table, "corrected", "low", "high")
+    ax.errorbar(table["corrected"], place, xerr=reach, fmt="o", color=RIGHT, label="corrected, 95 % interval")
     ax.plot(table["counted"], place, "x", color=WRONG, label="counted")
     if "truth" in table:
         ax.plot(table["truth"], place, "|", color="black", markersize=11, markeredgewidth=2, label="truth")
-    ax.set(xlabel="share of the photos", ylabel="brand")
-    ax.set_xlim(left=0)
-    ax.legend(loc="lower right")
-    ax.set_title(f"Shares of {len(table)} brands, counted and corrected")
+    ax.set(ylabel="brand", xlim=(0, 1.05 * ax.dataLim.x1))
+    largest = table.iloc[-1]
+    legend_above(ax, f"Shares of {counted(len(table), 'brand')}, counted and corrected")
+    ax.set_label(f"Largest: {table.index[-1]} {percent(largest.corrected)}, counted {percent(largest.counted)}")
     return ax
 
 
 @house_style
-def risk_coverage(predictions: pd.DataFrame, ax: Axes | None = None, threshold: float | None = None) -> Axes:
-    """Accuracy of the answers by share of photos answered, most confident first; marks `threshold`, 0 to 1."""
+def risk_coverage(
+    predictions: pd.DataFrame,
+    ax: Axes | None = None,
+    threshold: float | None = None,
+    promise: dict[str, Any] | None = None,
+) -> Axes:
+    """Accuracy of the answers, with its 95 % interval, by share of photos answered, most confident first.
+
+    Parameters
+    ----------
+    threshold : 0 to 1, is marked with what is promised for it
+    promise : of a model's card; without one, nothing is promised
+    """
+    if not _shows(predictions):
+        return nothing(UNSCORED, ax)
     table = threshold_table(predictions, np.unique([0, *predictions["confidence"].dropna()]))  # 0: the unknown as well
-    ax = axes(ax, percent=True)
-    ax.plot(table["coverage"], table["accuracy"], color=RIGHT)
+    ax = axes(ax, shares="xy")
+    _accuracy(ax, predictions, table, "coverage")
     if threshold is not None:
         at = threshold_table(predictions, [threshold]).iloc[0]
-        label = f"threshold {threshold:.2f}: {at['coverage']:.0%} answered, {at['accuracy']:.1%} of them correct"
+        label = f"{_marked(threshold, promise)};\n{percent(at['coverage'])} answered"
+        label += f", {percent(at['accuracy'], 1)} of them correct" if at["photos"] else ""
         ax.plot(at["coverage"], at["accuracy"], "o", color=WRONG, markersize=8, label=label)
-        ax.legend(loc="lower left")
-    ax.set(xlim=(0, 1.01), xlabel="photos answered, most confident first", ylabel="answers that are correct")
-    ax.set_title(f"{table['accuracy'].iloc[0]:.1%} correct if every photo is answered")
+    ax.set(xlim=(0, 1.01), ylim=(0, 1.03))
+    ax.set(xlabel="photos answered, most confident first", ylabel="answers that are correct")
+    photos = counted(len(scores.scored(predictions)), "photo")
+    legend_above(ax, f"{percent(table['accuracy'].iloc[0], 1)} correct if all of {photos} are answered", ncols=1)
     return ax
 
 
 @house_style
-def threshold_curve(predictions: pd.DataFrame, ax: Axes | None = None, threshold: float | None = None) -> Axes:
-    """Share of photos answered, and of answers that are correct, by threshold; marks `threshold`, 0 to 1."""
+def threshold_curve(
+    predictions: pd.DataFrame,
+    ax: Axes | None = None,
+    threshold: float | None = None,
+    promise: dict[str, Any] | None = None,
+) -> Axes:
+    """Share of photos answered, and of answers that are correct with its 95 % interval, by threshold.
+
+    Parameters
+    ----------
+    threshold, promise : as for `risk_coverage`
+    """
+    if not _shows(predictions):
+        return nothing(UNSCORED, ax)
     table = threshold_table(predictions, np.unique(predictions["confidence"].dropna()))
-    ax = axes(ax, percent=True)
-    ax.plot(table["threshold"], table["accuracy"], color=RIGHT, label="answers that are correct")
+    ax = axes(ax, shares="xy")
+    _accuracy(ax, predictions, table, "threshold")
     ax.plot(table["threshold"], table["coverage"], color=WRONG, linestyle="--", label="photos answered")
     if threshold is not None:
-        ax.axvline(threshold, color=DARK, linestyle=":", label=f"threshold {threshold:.2f}")
+        ax.axvline(threshold, color=DARK, linestyle=":", label=_marked(threshold, promise))
     ax.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="threshold on the confidence", ylabel="share")
-    ax.set_title("What a threshold costs and gains")
-    ax.legend(loc="lower left")
+    photos = counted(len(scores.scored(predictions)), "photo")
+    legend_above(ax, f"What a threshold costs and gains, on {photos}", ncols=2)
     return ax
 
 
 @house_style
 def reliability(
-    predictions: pd.DataFrame, before: pd.DataFrame | None = None, ax: Axes | None = None, bins: int = 15
+    predictions: pd.DataFrame, before: pd.DataFrame | None = None, ax: Axes | None = None, bins: int = 10
 ) -> Axes:
     """Accuracy by confidence with its 95 % interval, and the share of photos in each range of confidence.
 
@@ -139,96 +222,81 @@ def reliability(
     Parameters
     ----------
     before : predictions of the same photos without the temperature, drawn dashed
-    bins : equal ranges of confidence
+    bins : marks at most; each stands for equally many photos, ten or more if there are so many
     """
-    ax, table = axes(ax, 5.5, 5.5, percent=True), reliability_table(predictions, bins)
-    shares = table["photos"] / table["photos"].sum()
-    ax.bar((table.index + 0.5) / bins, shares, 0.9 / bins, color=PALE, label="share of all photos")
+    if not _shows(predictions):
+        return nothing(UNSCORED, ax)
+    ax, ranges = axes(ax, 5.5, 5.5, shares="xy"), reliability_table(predictions)
+    photos = ranges["photos"].sum()
+    marks = max(1, min(bins, photos // FEW_ANSWERS))
+    table = reliability_table(predictions, marks, equally_many=True)
+    width = 1 / 15  # the ranges of `reliability_table`
+    ax.bar(
+        (ranges.index + 0.5) * width, ranges["photos"] / photos, 0.9 * width, color=PALE, label="share of all photos"
+    )
     ax.plot([0, 1], [0, 1], color=DARK, linestyle=":", linewidth=1, label="confidence = accuracy")
     if before is not None:
-        raw, error = reliability_table(before, bins), expected_calibration_error(before, bins)
-        label = f"accuracy before the temperature, error {error:.1%}"
+        raw, error = reliability_table(before, marks, equally_many=True), expected_calibration_error(before)
+        label = f"before the temperature, error {percent(error, 1)}"
         ax.plot(raw["confidence"], raw["accuracy"], "s--", color=WRONG, label=label)
-    line: dict[str, Any] = {"color": RIGHT, "ecolor": RIGHT + "80", "elinewidth": 1, "label": "accuracy, 95 % interval"}
+    least = table["photos"].min()
+    label = f"accuracy, 95 % interval, {counted(least, 'photo')}{' or more each' if len(table) > 1 else ''}"
+    line: dict[str, Any] = {"color": RIGHT, "ecolor": RIGHT + "80", "elinewidth": 1, "label": label}
     reach = _reach(table, "accuracy", "accuracy_low", "accuracy_high")
-    ax.errorbar(table["confidence"], table["accuracy"], reach, fmt="o-", **line)
+    ax.errorbar(table["confidence"], table["accuracy"], reach, fmt="o-", alpha=1 if least >= FEW else FADED, **line)
     ax.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="confidence", ylabel="accuracy, share of the photos")
-    ax.set_title(f"Expected calibration error {expected_calibration_error(predictions, bins):.1%}")
+    error = expected_calibration_error(predictions)
+    ax.set_title(f"Expected calibration error {percent(error, 1)}, on {counted(photos, 'photo')}")
     # Below the picture: no corner of it is free for every model.
     ax.legend(loc="upper left", bbox_to_anchor=(-0.1, -0.12), ncols=2, fontsize=8, columnspacing=1)
     return ax
+
+
+def _shows(predictions: pd.DataFrame) -> bool:
+    """Whether there is a photo to score in predictions, or in a table of counts."""
+    if "top5" not in predictions:
+        return bool(predictions.to_numpy().sum())
+    return bool((predictions["predicted"].notna() & predictions["brand"].notna()).any())
+
+
+def _marked(threshold: float, promise: dict[str, Any] | None) -> str:
+    """A threshold and what is promised for it: nothing, unless it is the one of a promise that is kept."""
+    kept = promise is not None and promise["kept"] and np.isclose(threshold, promise["threshold"])
+    said = f"at least {percent(promise['accuracy'])} promised" if promise and kept else "nothing is promised"
+    return f"threshold {threshold:.2f}: {said}"
+
+
+def _accuracy(ax: Axes, predictions: pd.DataFrame, table: pd.DataFrame, along: str) -> None:
+    """Draw the accuracy of a `threshold_table` and its 95 % interval along a column of it, pale over few answers."""
+    few = table["photos"] < FEW_ANSWERS
+    mark = "o" if len(table) < FEW_ANSWERS else None  # a line through one point is invisible
+    label = "correct answers" + (f" (pale: fewer than {FEW_ANSWERS})" if few.any() else "")
+    style: dict[str, Any] = {"color": RIGHT, "marker": mark}
+    ax.plot(table[along], table["accuracy"].mask(few), label=label, **style)
+    # The pale line begins where the other ends.
+    ax.plot(table[along], table["accuracy"].where(few | few.shift(-1, fill_value=False)), alpha=FADED, **style)
+    some = table.iloc[np.unique(np.linspace(0, len(table) - 1, 50).round().astype(int))]
+    known = scores.scored(predictions)
+    answered = known[~known["decision"].isin(NEVER_ACCEPTED)] if "decision" in known else known
+    parts = {t: known if t == 0 else answered[answered["confidence"] >= t] for t in some["threshold"]}
+    each = pd.concat(parts, names=["threshold", None]).reset_index(0)
+    each.index = pd.RangeIndex(len(each))
+    reach = share_interval(each["right"], each["vehicle"], each["threshold"]).reindex(some["threshold"])
+    ax.fill_between(
+        some[along], reach["low"], reach["high"], color=RIGHT, alpha=0.12, linewidth=0, label="95 % interval"
+    )
 
 
 def _counts(predictions: pd.DataFrame) -> pd.DataFrame:
     return scores.confusion(predictions) if "top5" in predictions else predictions
 
 
-def _worst_block(counts: np.ndarray, k: int) -> list[int]:
-    """Places of `k` brands that share mistakes, in a confusion table int [n, n]."""
-    shared = counts + counts.T
-    np.fill_diagonal(shared, 0)
-    chosen = [int(shared.max(axis=1).argmax())]
-    while len(chosen) < k:
-        with_chosen = shared[:, chosen].sum(axis=1)
-        with_chosen[chosen] = -1
-        chosen.append(int(with_chosen.argmax()))
-    return chosen
-
-
-def _cells(ax: Axes, table: pd.DataFrame, size: float, numbers: bool, sides: int = 1) -> None:
-    """Draw a table of shares as coloured cells with its names, the diagonal in blue and the others in orange."""
-    _names(ax, table, size, sides)
-    shares = table.to_numpy()
-    for row in np.flatnonzero(np.isnan(shares[:, 0])):
-        ax.axhspan(row - 0.5, row + 0.5, color=PALE)
-    diagonal = np.eye(*shares.shape) == 1
-    mistaken = shares[~diagonal & (shares > 0)]
-    most = (
-        max(0.1, np.quantile(mistaken, 0.98)) if mistaken.size else 0.1
-    )  # a brand of one photo would wash out the scale
-    more = "max" if (mistaken > most).any() else "neither"
-    root = PowerNorm(0.5, 0, most)  # makes a few per cent visible
-    kinds = (
-        (diagonal, "Blues", "correct", 0.55, PowerNorm(1, 0, 1), "neither"),
-        (~diagonal, "Oranges", "mistaken", 0.05, root, more),
-    )
-    for mask, cmap, label, low, norm, extend in kinds:
-        cells = np.ma.masked_where(~mask | ~(shares > 0), shares)
-        image = ax.imshow(cells, cmap=cmap, norm=norm, aspect="auto", interpolation="nearest", zorder=1)
-        place = ax.inset_axes((1.02 if sides == 1 else 1.17, low, 0.02, 0.38))
-        bar = ax.figure.colorbar(image, cax=place, format="{x:.0%}", extend=extend)
-        bar.ax.set_title(label, size=9)
-        for row, column in np.argwhere(mask & (shares >= 0.005)) if numbers else ():
-            ink = "white" if norm(shares[row, column]) > 0.6 else DARK
-            ax.text(column, row, f"{shares[row, column]:.0%}", ha="center", va="center", size=8, color=ink)
-    ax.set(xlabel="predicted brand", ylabel="true brand, share of its photos")
-
-
-def _names(ax: Axes, table: pd.DataFrame, size: float, sides: int) -> None:
-    """Name rows and columns: on one side each, or every other one, as minor ticks, on the opposite side."""
-    for axis, names, near, far in (
-        (ax.xaxis, table.columns, "bottom", "top"),
-        (ax.yaxis, table.index, "left", "right"),
-    ):
-        style = {"rotation": 90 if near == "bottom" else 0, "size": size, "parse_math": False}
-        for first in range(sides):
-            axis.set_ticks(range(first, len(names), sides), names[first::sides], minor=first == 1, **style)
-        shown = {f"label{near}": False, f"label{far}": True, near: False}
-        axis.set_tick_params(which="minor", labelcolor=DARK, grid_color="#e6e6e6", **shown)
-    ax.grid(True, which="both")
-    ax.tick_params(which="both", length=0, pad=2, grid_linewidth=0.4)  # the grid leads from a cell to its names
-
-
-def _brand_dots(ax: Axes | None, table: pd.DataFrame, value: str, low: str, high: str, label: str) -> Axes:
-    """Axes with one row per brand, as high as they need: a dot for each value with its interval."""
-    row = 0.22 if len(table) <= 60 else 0.16  # inches
-    ax = axes(ax, 0.75 * WIDTH, 1.4 + row * len(table))
-    reach = _reach(table, value, low, high)
-    ax.errorbar(table[value], range(len(table)), xerr=reach, fmt="o", color=RIGHT, label=label)
-    ax.set_yticks(range(len(table)), table.index, parse_math=False)
+def _brand_rows(ax: Axes | None, names: Sequence[str], row: float, xlabel: str) -> Axes:
+    """Axes of shares with a row of that many inches per brand, so that every name can be read."""
+    ax = axes(ax, 0.75 * WIDTH, 1.6 + row * len(names), shares="x")
+    ax.set_yticks(range(len(names)), names, parse_math=False)
     ax.tick_params(axis="y", labelsize=min(9, 45 * row))
-    ax.xaxis.set_major_formatter("{x:.0%}")
-    ax.set_ylim(-0.8, len(table) - 0.2)
+    ax.set(ylim=(-0.8, len(names) - 0.2), xlabel=xlabel)
     return ax
 
 

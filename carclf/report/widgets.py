@@ -1,4 +1,4 @@
-"""Try the model in a notebook: upload photos and clips, or watch the training curves.
+"""For notebooks: upload photos and clips, watch the training curves, and see errors in one line.
 
 Photos and their names are untrusted, so every text is escaped before it becomes HTML. A notebook keeps nothing of an
 upload but a small thumbnail, re-encoded without the photo's metadata (place, time, camera).
@@ -8,25 +8,54 @@ from __future__ import annotations
 
 import io
 import tempfile
+import traceback
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import ipywidgets
 import matplotlib.pyplot as plt
 import pandas as pd
+from IPython.core.getipython import get_ipython
 from IPython.display import clear_output, display
 from PIL import Image
 
 from carclf.data.boxes import BOX
+from carclf.metrics.words import promise_text
 from carclf.model.classifier import Classifier
 from carclf.model.crops import Boxes
+from carclf.plot.style import plain
 from carclf.plot.training import training_curves
-from carclf.report.page import prediction_cards
+from carclf.report.cards import prediction_cards
 from carclf.video.frames import SUFFIXES
 from carclf.video.predict import best_crops, predict_video
 
-TOOLTIP = "JupyterLab takes some 10 MB at once; give larger clips by their path"
+PACKAGE = Path(__file__).parents[1]
+PATHS = "For more, give paths: <code>classifier.predict(&quot;folder&quot;)</code> or a clip to \
+<code>carclf.predict_video</code>."
+HINT = f"Photos and clips, at most 10 MB at once: JupyterLab takes no more. {PATHS}"
+LOST = (
+    f"<b>The connection was lost for a moment.</b> If you had chosen files, they were more than JupyterLab's 10 MB at \
+once, and none arrived. Choose fewer or smaller ones. {PATHS}"
+)
+
+
+class _Button(ipywidgets.FileUpload):
+    """A button that calls `renew` when the browser asks for its whole state again.
+
+    JupyterLab's server answers a message above its limit by closing the connection. The kernel gets nothing, the
+    browser connects again and asks for all states; this button waits for an answer for ever, so it needs a successor.
+    """
+
+    renew: Callable[[], None] | None = None
+
+    def get_state(self, key: Any = None, drop_defaults: bool = False) -> Any:
+        if key is None and (renew := self.renew) is not None:
+            self.renew = None
+            renew()
+        return super().get_state(key, drop_defaults)
 
 
 def upload(classifier: Classifier, cars: str = "whole", boxes: Boxes = None, detector: Any = None) -> ipywidgets.VBox:
@@ -35,25 +64,44 @@ def upload(classifier: Classifier, cars: str = "whole", boxes: Boxes = None, det
     The rest is as in `Classifier.predict`: with "main" or "all" cars, each photo has its cars drawn and listed. Clips
     are told by the ending of their names.
     """
-    button = ipywidgets.FileUpload(accept="image/*,video/*", multiple=True, description="Upload", tooltip=TOOLTIP)
-    result = ipywidgets.HTML()
+    hint, result = ipywidgets.HTML(HINT), ipywidgets.HTML()
+    box = ipywidgets.VBox([hint, result])
+
+    def add_button(words: str) -> None:
+        button = _Button(accept="image/*,video/*,.heic,.heif", multiple=True, description="Upload")
+        button.observe(show, "value")
+        button.renew = lambda: add_button(LOST)
+        hint.value, box.children = words, (button, hint, result)
 
     def show(change: dict) -> None:
         if not change["new"]:
             return
-        files = [(file["name"], bytes(file["content"])) for file in change["new"]]
+        button, files = change["owner"], [(file["name"], bytes(file["content"])) for file in change["new"]]
         button.value = ()  # so that the bytes are not saved with the notebook
-        result.value = f"Looking at {len(files)} files …"
-        clips = [file for file in files if Path(file[0]).suffix.lower() in SUFFIXES]
-        shown = [clip_cards(classifier, name, content, boxes, detector) for name, content in clips]
-        if others := [file for file in files if file not in clips]:
-            names, photos = [name for name, _ in others], [content for _, content in others]
-            found = classifier.predict(photos, names=names, cars=cars, boxes=boxes, detector=detector)
-            shown.insert(0, prediction_cards(found, photos))
-        result.value = "".join(shown)
+        button.disabled, hint.value = True, HINT
+        names = ", ".join(plain(name) for name, _ in files[:3]) + (" and others" if len(files) > 3 else "")
+        result.value = f"Looking at {escape(names)} … a moment."
+        try:
+            result.value = _answers(classifier, files, cars, boxes, detector)
+        except Exception as error:
+            result.value = f"<b>Failed</b>, with {type(error).__name__}: {escape(str(error))}"
+            raise
+        finally:
+            button.disabled = False
 
-    button.observe(show, "value")
-    return ipywidgets.VBox([button, result])
+    add_button(HINT)
+    return box
+
+
+def _answers(classifier: Classifier, files: list[tuple[str, bytes]], cars: str, boxes: Boxes, detector: Any) -> str:
+    """HTML of all cards, and of what the accepted answers are worth."""
+    clips = [file for file in files if Path(file[0]).suffix.lower() in SUFFIXES]
+    shown = [clip_cards(classifier, name, content, boxes, detector) for name, content in clips]
+    if others := [file for file in files if file not in clips]:
+        names, photos = [name for name, _ in others], [content for _, content in others]
+        found = classifier.predict(photos, names=names, cars=cars, boxes=boxes, detector=detector)
+        shown.insert(0, prediction_cards(found, photos))
+    return "".join([*shown, f"<p>{escape(promise_text(classifier.card.promise, classifier.card.threshold))}</p>"])
 
 
 def clip_cards(classifier: Classifier, name: str, content: bytes, boxes: Boxes = None, detector: Any = None) -> str:
@@ -90,3 +138,22 @@ def live_curves(history: pd.DataFrame) -> None:
     clear_output(wait=True)
     display(figure)
     plt.close(figure)  # or the notebook would show it a second time
+
+
+def short_errors() -> None:
+    """Show errors that carclf raises as one line, as they say what to do; `%tb` shows where one came from.
+
+    The cell still fails, and errors from elsewhere look as always. Outside a notebook it does nothing.
+    """
+    if (shell := get_ipython()) is not None:
+        shell.set_custom_exc((ValueError, OSError, ArithmeticError, TypeError), _show_error)
+
+
+def _show_error(shell: Any, kind: type, error: Any, trace: TracebackType, tb_offset: int | None = None) -> None:
+    *_, (frame, _) = traceback.walk_tb(trace)
+    if ours := Path(frame.f_code.co_filename).is_relative_to(PACKAGE):
+        line = shell.InteractiveTB.get_exception_only(kind, error)[-1].strip()
+        error._render_traceback_ = lambda: [line, "(%tb shows where this came from)"]
+    shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
+    if ours:
+        del error._render_traceback_  # so that %tb shows the whole

@@ -61,6 +61,8 @@ class Dataset:
             counts = f"{len(train)} photos to train and {len(valid)} to validate"
             raise ValueError(f"{counts}; add photos, of at least three vehicles per brand")
         classes = tuple(sorted(set(brands[train])))
+        if len(classes) < 2:
+            raise ValueError(f"all photos of train are of one brand, {classes[0]}; add photos of another brand")
         number = {brand: i for i, brand in enumerate(classes)}
         labels = torch.tensor([number.get(brand, -1) for brand in brands])
         weights = class_weights(torch.bincount(labels[train], minlength=len(classes)), class_weight)

@@ -201,7 +201,7 @@ class Engine:
         if self.micro_batch <= LEAST_MICRO_BATCH:
             raise MemoryError(
                 f"{self.device.name} has no memory for {self.micro_batch} photos of {self.stage.size} pixels; "
-                "choose a smaller size or backbone, or train fewer blocks"
+                "train in another folder with a smaller size or backbone, or fewer blocks"
             )
         self.micro_batch = max(LEAST_MICRO_BATCH, self.micro_batch // 2)
         if self.device.kind == "cuda":

@@ -6,27 +6,26 @@ import functools
 import json
 import os
 import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from carclf.deprecated import renamed_arguments
+from carclf.errors import did_you_mean, no_such
 from carclf.files import write_text
-from carclf.model import device
-from carclf.train.loss import CLASS_WEIGHTS
+from carclf.train.settings import (
+    check_backbone,
+    check_choices,
+    check_device,
+    check_numbers,
+    checked_strengths,
+    checked_weights,
+)
 
 T = TypeVar("T")
 FILE = "recipe.json"
-PRECISIONS = ("auto", *device.PRECISIONS)
-RANGES = (  # setting, smallest, largest
-    ("label_smoothing", 0, 0.9),
-    ("head_views", 0, 1000),
-    ("weight_decay", 0, 10),
-    ("layer_decay", 0.01, 1),
-    ("clip_grad", 0, 1e6),
-    ("ema", 0, 0.99999),
-)
+EXAMPLE = "[['head', 1, 3e-3, 112], ['all', 9, 1e-3, 128]]"
 # Settings of version 0.1.
 RENAMED = {"clip_norm": "clip_grad", "block_decay": "layer_decay"}
 REMOVED = {"mixup": 0, "cutmix": 0, "sampler": "shuffle", "logit_adjustment": 0}  # and the value that did nothing
@@ -41,6 +40,38 @@ class Stage:
     max_lr: float  # peak of the OneCycle, for the head; earlier blocks may have less, see Recipe.layer_decay
     size: int  # side of the training photos in pixels
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.unfreeze, str):
+            raise ValueError(f"unfreeze={self.unfreeze!r} must be text, such as 'head' or 'all'")
+        check_numbers(self)
+
+
+def _stages(given: Any) -> tuple[Stage, ...]:
+    """Stages from what a notebook (a list of four values each) or recipe.json (a dict each) gives."""
+    stage_like = (Stage, list, tuple, dict)
+    if isinstance(given, (str, dict)) or not isinstance(given, Iterable):
+        raise ValueError(f"stages={given!r} must be a list of stages, such as {EXAMPLE}")
+    given = list(given)
+    if not given:
+        raise ValueError(f"a recipe needs at least one stage, such as {EXAMPLE}")
+    if not any(isinstance(each, stage_like) for each in given):
+        raise ValueError(f"stages={given} must be a list of lists; for a single stage write [{given}]")
+    found, names = [], [f.name for f in fields(Stage)]
+    for number, each in enumerate(given, 1):
+        values = each
+        if isinstance(each, (list, tuple)) and len(each) == len(names):
+            values = dict(zip(names, each, strict=True))
+        if not isinstance(values, Stage):
+            if not isinstance(values, dict) or values.keys() != set(names):
+                four = f"give its four values, {', '.join(names)}, such as ['all', 9, 1e-3, 128]"
+                raise ValueError(f"stage {number} is {each!r}: {four}")
+            try:
+                values = Stage(**values)
+            except ValueError as error:
+                raise ValueError(f"stage {number}: {error}") from None
+        found.append(values)
+    return tuple(found)
+
 
 def current_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """A recipe's settings by their current names, without removed ones that had no effect."""
@@ -48,8 +79,9 @@ def current_settings(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _accepting_old_settings(recipe: type[T]) -> type[T]:
-    """Class decorator: settings of version 0.1 are renamed or dropped, with a warning."""
+    """Class decorator: settings of version 0.1 are renamed or dropped, with a warning; unknown ones are named."""
     init: Callable[..., None] = recipe.__init__
+    names = [f.name for f in fields(recipe)]  # type: ignore[arg-type]
 
     @renamed_arguments(**RENAMED)
     @functools.wraps(init)
@@ -58,6 +90,9 @@ def _accepting_old_settings(recipe: type[T]) -> type[T]:
         for name in REMOVED.keys() & settings.keys():
             message = f"{name}={settings.pop(name)!r} is ignored: this setting was removed"
             warnings.warn(f"{message} because it lost points (docs/results.md)", stacklevel=3)
+        for name in settings.keys() - set(names):
+            near = did_you_mean(name, names) or f"; its settings are {', '.join(names)}"
+            raise TypeError(f"a recipe has no setting {name!r}{near}")
         init(self, *args, **settings)
 
     recipe.__init__ = tolerant  # type: ignore[method-assign]
@@ -101,31 +136,29 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        # A stage is a dict in recipe.json, and a list of its four values in the notebook.
-        made = (s if isinstance(s, Stage) else Stage(**s) if isinstance(s, dict) else Stage(*s) for s in self.stages)
-        stages = tuple(made)
-        object.__setattr__(self, "stages", stages)  # the documented way to normalise a frozen dataclass
-        if not stages:
-            raise ValueError("a recipe needs at least one stage, such as ('all', 5, 1e-3, 128)")
-        if self.micro_batch < 3 or self.accumulate < 1:  # from 3 on, dividing evenly leaves no photo alone
-            raise ValueError("micro_batch must be at least 3 (BatchNorm needs two photos) and accumulate at least 1")
-        if any(s.epochs < 1 or s.size < 32 or not 0 < s.max_lr < float("inf") for s in stages):
-            raise ValueError("every stage needs at least 1 epoch, a positive max_lr and photos of at least 32 pixels")
-        for name, choices in (("class_weight", CLASS_WEIGHTS), ("precision", PRECISIONS)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be one of: {', '.join(choices)}")
-        for name, low, high in RANGES:
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name}={getattr(self, name)} must lie between {low:g} and {high:g}")
+        """Refuse what cannot work, in one sentence: ValueError."""
+        object.__setattr__(self, "stages", _stages(self.stages))  # the documented way to normalise a frozen dataclass
+        check_numbers(self)
+        check_choices(self)
+        check_backbone(self.backbone, self.stages)
+        check_device(self.device)
+        object.__setattr__(self, "weights", checked_weights(self.weights))
+        object.__setattr__(self, "augment", checked_strengths(self.augment))
 
     @classmethod
     def load(cls, run: str | os.PathLike) -> Recipe:
         """The recipe in a run's folder; raises ValueError if there is none that can be read."""
         path = Path(run) / FILE
+        if not Path(run).is_dir():
+            raise ValueError(f"{no_such(run)}; give the folder of a run")
         try:
-            return cls(**json.loads(path.read_text("utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+            settings = json.loads(path.read_text("utf-8"))
+            weights = settings.pop("weights", "imagenet")
+            recipe = cls(**settings)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is not a recipe of this version ({error}); give the folder of a run") from error
+        object.__setattr__(recipe, "weights", weights)  # their file may have gone: only a new run reads it
+        return recipe
 
     def save(self, run: Path) -> None:
         """Write recipe.json into a run's folder."""

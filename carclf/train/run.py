@@ -8,19 +8,23 @@ import os
 import platform
 import subprocess
 import time
+import warnings
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
 from accelerate import PartialState
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, filter_trackers
 
-from carclf.files import write_text, writing
+from carclf.data.manifest import parse_table
+from carclf.errors import no_such
+from carclf.files import write_csv, write_text, writing
 from carclf.model.classifier import Classifier
-from carclf.model.weights import read_tensors, write_tensors
+from carclf.model.device import pick
+from carclf.model.weights import read_metadata, read_tensors, write_tensors
+from carclf.train.differences import CONTENT, changed_settings, differences, photo_changes, recipe_settings
 from carclf.train.distributed import Processes
 from carclf.train.recipe import Recipe, current_settings
 
@@ -31,6 +35,7 @@ TRACE = ("stage", "epoch", "photos", "lr", "loss")
 RENAMED = {"rate": "lr", "first_rate": "first_lr", "last_rate": "last_lr"}  # columns of version 0.1
 PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pandas", "pillow")
 SAVE_SECONDS = 120  # a killed run loses no more than this of an epoch
+ANOTHER = "use another folder, or delete this one to start over"
 
 
 @dataclass(frozen=True)
@@ -46,9 +51,38 @@ class Run:
     def load(cls, folder: str | os.PathLike, device: str = "auto") -> Run:
         """Open a run; raises FileNotFoundError if no epoch of it has finished yet."""
         folder = Path(folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{no_such(folder)}; give the folder of a run")
+        if not (folder / "model").is_dir():
+            missing = "holds no model yet: `fit` writes it after the first epoch; call it, or give the folder of a run"
+            raise FileNotFoundError(f"{folder} {missing}")
         classifier = Classifier.load(folder / "model", device)
         history, steps = (pd.read_csv(folder / f"{name}.csv").rename(columns=RENAMED) for name in ("history", "steps"))
         return cls(folder, history, steps, classifier)
+
+
+def check_run(recipe: Recipe, run_folder: str | os.PathLike) -> None:
+    """Refuse a recipe that cannot run here or cannot continue the run in this folder, before any photo is decoded.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds a run with other settings, naming each; if it cannot be a folder; or if the device is not
+        available.
+    """
+    if recipe.device != "auto":  # "auto" is found later, in each process
+        pick(recipe.device, "float32")
+    folder = Path(run_folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give the run a folder of its own")
+    if not (folder / FILE).exists():
+        return
+    try:
+        old = json.loads(read_metadata(folder / FILE)["state"])["identity"]["recipe"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"cannot resume from {folder / FILE} ({error}); delete it to start over") from error
+    if changed := changed_settings(current_settings(old), recipe_settings(recipe)):
+        raise ValueError(f"{folder} holds a run with other settings: {'; '.join(changed)}; {ANOTHER}")
 
 
 @dataclass
@@ -63,6 +97,10 @@ class State:
     trace: list[tuple] = field(default_factory=list)  # (stage, epoch, photos, lr, loss) per optimizer step
     engine: dict | None = None  # `Engine.state_dict()` of the checkpoint
 
+    def is_finished(self, recipe: Recipe) -> bool:
+        """Whether nothing is left to train."""
+        return (self.stage, self.epoch) >= (len(recipe.stages) - 1, recipe.stages[-1].epochs)
+
 
 class Records:
     """The files of a run. Only the main process writes them."""
@@ -72,8 +110,10 @@ class Records:
         self.trackers: list[GeneralTracker] = []
         self.saved = time.monotonic()
 
-    def resume(self, identity: dict) -> State:
+    def resume(self, identity: dict, manifest: pd.DataFrame) -> State:
         """The state of the last checkpoint, or a new one if there is none.
+
+        Photos that were moved together are the same; those with other content give a warning.
 
         Raises
         ------
@@ -88,17 +128,25 @@ class Records:
             tensors, metadata = read_tensors(path)
             facts = json.loads(metadata["state"])
             old = facts["identity"]
-            changed = differences(old | {"recipe": current_settings(old["recipe"])}, identity)
+            photos = self._photo_changes(manifest)
+            changed = differences(old, identity, photos)
             trace = [tuple(row) for row in tensors.pop("trace").tolist()]
             history = [{RENAMED.get(k, k): v for k, v in row.items()} for row in facts["history"]]
             engine = {name: facts[name] for name in ENGINE_FACTS}
             groups = facts["param_groups"]
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"cannot resume from {path} ({error}); delete it to start over") from error
+        state = State(identity, facts["stage"], facts["epoch"], facts["step"], history, trace)
+        finished = state.is_finished(self.recipe)
+        run = f"{self.out} holds a{' finished' * finished} run"
         if changed:
-            raise ValueError(
-                f"{self.out} holds a run with other settings ({'; '.join(changed)}); "
-                "use another folder, or delete this one to start over"
+            kind = "on other" if changed[0].startswith("photos") else "with other settings:"
+            raise ValueError(f"{run} {kind} {'; '.join(changed)}; {ANOTHER}")
+        if (content := photos.get(CONTENT)) and self.processes.is_main:
+            then = "its model has not seen them" if finished else "it continues with the photos as they are now"
+            warnings.warn(
+                f"{run}, and {content:,} of its photos have another content now; {then}. To train again, {ANOTHER}",
+                stacklevel=4,
             )
         parts: dict[str, dict] = {"model": {}, "average": {}}
         slots: dict[int, dict] = {}
@@ -109,8 +157,8 @@ class Records:
                 slots.setdefault(int(number), {})[name] = value
             else:
                 parts[part][name] = value
-        engine |= parts | {"optimizer": {"state": slots, "param_groups": groups}}
-        return State(identity, facts["stage"], facts["epoch"], facts["step"], history, trace, engine)
+        state.engine = engine | parts | {"optimizer": {"state": slots, "param_groups": groups}}
+        return state
 
     def begin(self, manifest: pd.DataFrame, left_out: pd.DataFrame, state: State, log_with: str | None) -> None:
         """Write what is known before the first step, and start the trackers."""
@@ -119,8 +167,8 @@ class Records:
         self.trackers = _trackers(log_with, self.out, self.recipe) if log_with else []
         with writing(self.out):
             self.out.mkdir(parents=True, exist_ok=True)
-        self._write_table("split", manifest)
-        self._write_table("left_out", left_out)
+        write_csv(manifest, self.out / "split.csv")
+        write_csv(left_out, self.out / "left_out.csv")
         self.recipe.save(self.out)
         calls = self.out / "environment.json"
         earlier = json.loads(calls.read_text("utf-8")) if state.engine and calls.exists() else []
@@ -142,8 +190,8 @@ class Records:
         facts = {name: getattr(state, name) for name in FACTS} | {name: engine[name] for name in ENGINE_FACTS}
         facts["param_groups"] = optimizer["param_groups"]
         write_tensors(self.out / FILE, tensors, {"state": json.dumps(facts)})
-        self._write_table("history", pd.DataFrame(state.history))
-        self._write_table("steps", steps_table(state.trace))
+        write_csv(pd.DataFrame(state.history), self.out / "history.csv")
+        write_csv(steps_table(state.trace), self.out / "steps.csv")
 
     def log(self, row: dict, updates: int) -> None:
         """Pass an epoch's numbers to the trackers."""
@@ -155,8 +203,11 @@ class Records:
         for tracker in self.trackers:
             tracker.finish()
 
-    def _write_table(self, name: str, table: pd.DataFrame) -> None:
-        write_text(self.out / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
+    def _photo_changes(self, manifest: pd.DataFrame) -> dict[str, int]:
+        try:
+            return photo_changes(parse_table(self.out / "split.csv"), manifest)
+        except (OSError, ValueError):
+            return {}
 
 
 def steps_table(trace: list[tuple]) -> pd.DataFrame:
@@ -167,25 +218,6 @@ def steps_table(trace: list[tuple]) -> pd.DataFrame:
 def digest(text: str) -> str:
     """Short fingerprint of a text."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Readable list of what differs between two nested dicts."""
-    found = []
-    for key in sorted(old.keys() | new.keys()):
-        a, b = old.get(key), new.get(key, "not in this version")
-        if isinstance(a, dict) and isinstance(b, dict):
-            found += differences(a, b, f"{prefix}{key}.")
-        elif a == b:
-            continue
-        elif key == "classes" and a:
-            gone, added = sorted(set(a) - set(b)), sorted(set(b) - set(a))
-            found.append(f"classes: no longer {', '.join(gone) or 'none'}, new {', '.join(added) or 'none'}")
-        elif key == "data":
-            found.append("the photos or their split have changed")
-        else:
-            found.append(f"{prefix}{key}: was {a}, now {b}")
-    return found
 
 
 def _environment(recipe: Recipe, processes: Processes, state: State) -> dict:

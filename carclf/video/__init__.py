@@ -2,5 +2,5 @@
 
 # ruff: noqa: F401 - the names below are for users
 
-from carclf.video.frames import Clip, VideoError, clips_in, list_clips
+from carclf.video.frames import Clip, VideoError, clips_in, is_clip, list_clips
 from carclf.video.predict import best_crops, predict_video, score_all, score_video

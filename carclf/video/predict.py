@@ -17,11 +17,12 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from carclf.data.boxes import BOX, XY, checked
-from carclf.data.manifest import list_photos
+from carclf.data.listing import list_photos
 from carclf.data.photos import squish
 from carclf.model import crops
 from carclf.model.backbones import n_features
 from carclf.model.classifier import Classifier, Scores
+from carclf.model.predictions import listed
 from carclf.plot.cars import draw_cars
 from carclf.video.frames import Clip, Frame, VideoError, described, is_clip, list_clips
 from carclf.video.tracks import Tracker, look
@@ -145,11 +146,14 @@ def score_video(
 
 def score_all(classifier: Classifier, sources: Any, every: float = 0.2, detector: Any = None) -> Scores:
     """Answers for photos, clips and folders of them together: a row per photo, and a row per car of a clip."""
+    if isinstance(sources, pd.DataFrame):
+        return classifier.score(sources)
     photos: list = []
     clips: list[str] = []
-    for source in [sources] if isinstance(sources, (str, os.PathLike)) else sources:
-        is_folder = os.path.isdir(source)  # noqa: PTH112 - never raises on NUL
-        found = list_clips(source) if is_folder else [os.fsdecode(source)] if is_clip(source) else []
+    for source in [sources] if isinstance(sources, (str, os.PathLike)) else listed(sources):
+        is_path = isinstance(source, (str, os.PathLike))
+        is_folder = is_path and os.path.isdir(source)  # noqa: PTH112 - never raises on NUL
+        found = list_clips(source) if is_folder else [os.fsdecode(source)] if is_path and is_clip(source) else []
         clips += found
         if not found:
             photos.append(source)
