@@ -73,12 +73,13 @@ def write_text(path: Path, text: str) -> None:
 def write_csv(table: pd.DataFrame, path: str | os.PathLike) -> None:
     """Replace a CSV file for people atomically; an index with a name becomes the first column.
 
-    The mark at the start tells spreadsheets that it is UTF-8. Texts that they would take for a formula begin with an
-    apostrophe, which `read_csv` takes away again.
+    If it holds more than ASCII, a mark at the start tells spreadsheets that it is UTF-8. Texts that they would take for
+    a formula begin with an apostrophe, which `read_csv` takes away again.
     """
     table = table.reset_index() if table.index.name else table
     texts = {name: table[name].map(_guarded) for name in table if not is_numeric_dtype(table[name])}
-    write_text(Path(path), "\ufeff" + table.assign(**texts).to_csv(index=False, lineterminator="\n"))
+    text = table.assign(**texts).to_csv(index=False, lineterminator="\n")
+    write_text(Path(path), text if text.isascii() else "\ufeff" + text)
 
 
 def read_csv(path: str | os.PathLike, **options: Any) -> pd.DataFrame:

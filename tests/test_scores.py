@@ -281,7 +281,8 @@ def test_metrics_read_as_text(predictions):
         text["accuracy"] == f"{percent(results['accuracy'], 1)}, 95 % interval {percent(low, 1)} to {percent(high, 1)}"
     )
     assert text["photos scored"] == "400, of 400 vehicles"
-    assert text["not scored"] == "unreadable: 0, unlabelled: 0, unknown brand: 0"
+    assert text["not scored"] == "none"
+    assert metrics_table(results | {"unknown_brand": 2})["value"]["not scored"] == "unknown brand: 2"
     assert text["macro recall"].startswith(f"{percent(results['macro_recall'], 1)}, 95 % interval ")
     assert text["top5 accuracy"] == percent(results["top5_accuracy"], 1)
 

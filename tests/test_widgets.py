@@ -2,6 +2,7 @@ import base64
 import datetime
 import io
 import re
+import warnings
 from html import escape, unescape
 from types import SimpleNamespace
 
@@ -221,6 +222,7 @@ def test_errors_of_ours_are_one_line_and_others_are_whole(tmp_path, monkeypatch)
     shell = InteractiveShell()
     shown = []
     monkeypatch.setattr(widgets, "get_ipython", lambda: shell)
+    monkeypatch.setattr(warnings, "formatwarning", plain := warnings.formatwarning)  # restored at the end
     monkeypatch.setattr(shell, "_showtraceback", lambda kind, error, lines: shown.append("\n".join(lines)))
     widgets.short_errors()
     found = shell.run_cell("import carclf\ncarclf.Classifier.load('nowhere')")
@@ -231,6 +233,9 @@ def test_errors_of_ours_are_one_line_and_others_are_whole(tmp_path, monkeypatch)
     assert "classifier.py" in shown.pop()
     shell.run_cell("import json\njson.loads('{')")
     assert "decoder.py" in shown.pop()  # a ValueError of somebody else
+    ours = warnings.formatwarning("nothing is promised", UserWarning, "/tmp/1.py", 1)
+    theirs = (RuntimeWarning("overflow"), RuntimeWarning, "/tmp/1.py", 1)
+    assert ours == "Warning: nothing is promised\n" and warnings.formatwarning(*theirs) == plain(*theirs)
     monkeypatch.setattr(widgets, "get_ipython", lambda: None)
     widgets.short_errors()
 

@@ -23,7 +23,7 @@ def metrics_table(results: dict[str, Any]) -> pd.DataFrame:
     not_scored = [k for k in ("missing", "unreadable", "unlabelled", "unknown_brand", "too_small") if k in results]
     rows = {
         "photos scored": f"{results['n']:,}, of {results['vehicles']:,} vehicles",
-        "not scored": ", ".join(f"{k.replace('_', ' ')}: {results[k]:,}" for k in not_scored),
+        "not scored": ", ".join(f"{k.replace('_', ' ')}: {results[k]:,}" for k in not_scored if results[k]) or "none",
     }
     if results.get("unknown_brands"):
         rows["brands it does not know"] = listed(results["unknown_brands"])

@@ -248,7 +248,7 @@ def reliability(
     error = expected_calibration_error(predictions)
     ax.set_title(f"Expected calibration error {percent(error, 1)}, on {counted(photos, 'photo')}")
     # Below the picture: no corner of it is free for every model.
-    ax.legend(loc="upper left", bbox_to_anchor=(-0.1, -0.12), ncols=2, fontsize=8, columnspacing=1)
+    ax.legend(loc="upper left", bbox_to_anchor=(-0.1, -0.12), fontsize=8)
     return ax
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -32,6 +33,7 @@ from carclf.report.cards import prediction_cards
 from carclf.video.frames import SUFFIXES
 from carclf.video.predict import best_crops, predict_video
 
+_FORMAT = warnings.formatwarning
 PACKAGE = Path(__file__).parents[1]
 PATHS = "For more, give paths: <code>classifier.predict(&quot;folder&quot;)</code> or a clip to \
 <code>carclf.predict_video</code>."
@@ -141,12 +143,18 @@ def live_curves(history: pd.DataFrame) -> None:
 
 
 def short_errors() -> None:
-    """Show errors that carclf raises as one line, as they say what to do; `%tb` shows where one came from.
+    """Show errors and warnings that carclf raises as one line, as they say what to do; `%tb` shows the whole error.
 
-    The cell still fails, and errors from elsewhere look as always. Outside a notebook it does nothing.
+    The cell still fails, and what comes from elsewhere looks as always. Outside a notebook it does nothing.
     """
     if (shell := get_ipython()) is not None:
         shell.set_custom_exc((ValueError, OSError, ArithmeticError, TypeError), _show_error)
+        warnings.formatwarning = _warning
+
+
+def _warning(message: Warning | str, category: type[Warning], *place: Any, **line: Any) -> str:
+    """A warning for people as its text alone: the place of a cell's code, in a temporary file, tells them nothing."""
+    return f"Warning: {message}\n" if category is UserWarning else _FORMAT(message, category, *place, **line)
 
 
 def _show_error(shell: Any, kind: type, error: Any, trace: TracebackType, tb_offset: int | None = None) -> None:

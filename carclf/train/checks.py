@@ -127,7 +127,7 @@ def check_memory(engine: Engine, resumed: bool = False) -> None:
 def bytes_per_pixel(engine: Engine, unfreeze: str) -> float:
     """Memory of a training step or of a validation, whichever is more, for each pixel of a micro-batch.
 
-    Measured on a few small photos, and within 20 % of the process's growth for Lite0 and ResNet50. 0 if unknown.
+    Measured on a few small photos, and within 20 % of the process's growth for Lite0. 0 if unknown.
     """
     model = copy.deepcopy(engine.model)  # its statistics stay as they are
     backbones.set_trainable(model, unfreeze)
