@@ -1,7 +1,7 @@
 """Names of version 0.1 that still work, each with a DeprecationWarning that names the new one; all go in 0.3.
 
 Only attributes of `carclf` and arguments are kept, not the paths of modules: `from carclf.classifier import Card` is
-now `from carclf.model.classifier import Card`.
+now `from carclf.model.card import Card`.
 """
 
 from __future__ import annotations

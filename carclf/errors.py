@@ -50,6 +50,6 @@ def cannot_write(path: str | os.PathLike, error: BaseException) -> str:
 
 
 def shortened(text: str, most: int = 80) -> str:
-    """Text of at most so many characters: a longer one loses its middle."""
+    """Text of at most `most` characters: a longer one loses its middle."""
     kept = most - 1
     return text if len(text) <= most else f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"

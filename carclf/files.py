@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import shutil
@@ -18,6 +19,8 @@ from safetensors import SafetensorError
 from carclf.errors import cannot_write
 
 SPARE = 100 * 2**20  # bytes of disk that are kept free
+# A number with a decimal point, alone in its cell.
+POINT = re.compile(r"(?m)(?:^|[;\t])[-+]?\d+\.\d+(?:[eE][+-]?\d+)?(?:$|[;\t])")
 FORMULA = re.compile(r"'*[=+\-@\t\r\n]")  # how a cell begins that spreadsheets evaluate, or that we have quoted
 
 
@@ -52,7 +55,7 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a place to write to; its file replaces `path` once it is complete, and goes if it is not."""
+    """Give a place to write to; its file replaces `path` once it is complete, and is deleted otherwise."""
     with writing(path):
         part = path.with_name(f"{path.name}.tmp")
         try:
@@ -87,11 +90,10 @@ def read_csv(path: str | os.PathLike, **options: Any) -> pd.DataFrame:
 
     Semicolons or tabs may separate its cells, and decimals may have commas, as spreadsheets of many countries write it.
     """
-    with open(path, encoding="utf-8-sig") as file:  # noqa: PTH123
-        header, row = file.readline(2**16), file.readline(2**16)
-    separator = max(",;\t", key=header.count)
-    decimal = "." if separator == "," or re.search(r"[;\t]-?\d+\.\d+[;\t\n]", row) else ","
-    table = pd.read_csv(path, sep=separator, decimal=decimal, encoding="utf-8-sig", **options)
+    text = Path(path).read_text(encoding="utf-8-sig")
+    separator = max(",;\t", key=text.partition("\n")[0].count)
+    decimal = "." if separator == "," or POINT.search(text) else ","
+    table = pd.read_csv(io.StringIO(text), sep=separator, decimal=decimal, **options)
     for name in table:
         if not is_numeric_dtype(table[name]):
             quoted = table[name].astype(object).str.startswith("'", na=False)

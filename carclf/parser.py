@@ -14,7 +14,8 @@ import carclf
 from carclf.errors import cannot_write, did_you_mean, no_such
 
 STATUS = """exit status: 0 done; 1 an error, or nothing could be read; 2 wrong usage;
-3 some of the photos or clips could not be read, the others are done; 130 stopped by Ctrl-C"""
+3 some of the photos or clips could not be read, the others are done; 130 stopped by Ctrl-C;
+141 whoever read the output closed it"""
 EVERY = "seconds from one frame of a clip that is looked at to the next (default: %(default)s)"
 MODEL = "folder of a model, such as models/cars-lite0, or of a run"
 DETECTOR = "what finds the cars: a folder, or coco (default: the one that ships)"

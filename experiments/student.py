@@ -23,7 +23,8 @@ from tqdm.auto import tqdm
 
 import carclf
 from carclf.model import backbones
-from carclf.model.classifier import Card, Classifier
+from carclf.model.card import Card
+from carclf.model.classifier import Classifier
 from carclf.train.batches import Dataset
 
 STAGES = ("head", "blocks.6", "blocks.4", "blocks.2", "all")

@@ -12,7 +12,8 @@ from PIL import Image
 import carclf
 from carclf.data.cache import to_square
 from carclf.model.backbones import normalisation
-from carclf.model.classifier import CARD, OLD_OOD, OOD, WEIGHTS, Card, Classifier
+from carclf.model.card import CARD, Card
+from carclf.model.classifier import OLD_OOD, OOD, WEIGHTS, Classifier
 from carclf.model.device import Device
 from carclf.model.ood import OodDetector
 
@@ -284,7 +285,11 @@ def test_where_nothing_is_proven_nothing_is_accepted(classifier, folder, photos,
     assert set(table.decision) <= ({"accepted", "unsure"} if accept_from < np.inf else {"unsure"})
 
 
-@pytest.mark.parametrize("wrong", [{}, {"kept": 1}, {"bound": None}, {"accuracy": 95}, {"threshold": "high"}, []])
+@pytest.mark.parametrize(
+    "wrong",
+    [{}, {"kept": 1}, {"bound": None}, {"accuracy": 95}, {"threshold": "high"}, [], {"scope": "\x1b[31m"}]
+    + [{"vehicles": 5}, {"vehicles": "5"}, {"needed": 0.5}],
+)
 def test_a_card_whose_promise_says_nothing_is_refused(folder, wrong):
     edit_card(folder, promise=PROMISE | wrong if wrong else wrong)
     with pytest.raises(ValueError, match="not a model card of this version"):

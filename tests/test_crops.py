@@ -17,7 +17,8 @@ from carclf.metrics.scores import compute_metrics, save_predictions
 from carclf.metrics.thresholds import decisions, threshold_table
 from carclf.metrics.words import metrics_table
 from carclf.model import crops
-from carclf.model.classifier import Card, Classifier
+from carclf.model.card import Card
+from carclf.model.classifier import Classifier
 from carclf.model.crops import MARGIN, crop, select
 from carclf.model.gradcam import grad_cam
 

@@ -65,12 +65,19 @@ def test_numbers_are_not_quoted_and_an_index_with_a_name_is_a_column(place):
         "path;x0;y0;x1;y1;score\na.jpg;1;2,5;30;40;0,25\n",
         "path;x0;y0;x1;y1;score\na.jpg;1;2.5;30;40;0.25\n",
         "path\tx0\ty0\tx1\ty1\tscore\na.jpg\t1\t2,5\t30\t40\t0,25\n",
+        "path;x0;y0;x1;y1;score\na.jpg;1;25e-1;30;40;2.5e-1\n",
     ],
 )
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_tables_of_spreadsheets_of_other_countries_are_read(tmp_path, text, mark):
     (tmp_path / "boxes.csv").write_text(mark + text, encoding="utf-8")
     assert read_boxes(tmp_path / "boxes.csv").to_numpy().tolist() == [["a.jpg", 1, 2.5, 30, 40, 0.25]]
+
+
+def test_a_decimal_point_may_stand_in_any_cell(tmp_path):
+    for text in ("time;x0\n0.5;10\n1;20\n", "time;x0\n1;10\n0.5;20\n", "x0;time\n10;1\n20;0.5\n"):
+        (tmp_path / "boxes.csv").write_text(text)
+        assert sorted(read_csv(tmp_path / "boxes.csv")["time"]) == [0.5, 1]
 
 
 @pytest.mark.parametrize("separator", [";", "\t"])

@@ -10,7 +10,8 @@ from torch import nn
 import carclf
 from carclf.data.cache import to_square
 from carclf.model.backbones import normalisation
-from carclf.model.classifier import Card, Classifier
+from carclf.model.card import Card
+from carclf.model.classifier import Classifier
 from carclf.model.gradcam import grad_cam
 
 CLASSES = ("Audi", "BMW", "Ford", "Volvo")

@@ -1,4 +1,5 @@
 import ast
+import re
 from pathlib import Path
 
 import nbformat
@@ -18,6 +19,10 @@ def code(notebook):
 
 def test_a_notebook_in_git_carries_no_outputs(notebook):
     assert all(not cell.outputs and cell.execution_count is None for cell in code(notebook))
+
+
+def test_nothing_is_left_to_fill_in(notebook):
+    assert not re.findall(r"\b[TU]\d\b|\b(?:TRAIN|TEST)_[A-Z]+", "\n".join(cell.source for cell in notebook.cells))
 
 
 def test_every_cell_has_an_id_of_its_own(notebook):

@@ -267,7 +267,11 @@ def test_a_weak_model_doubts_no_names(tmp_path):
 @pytest.mark.parametrize(
     ("promise", "threshold", "first"),
     [
-        ({**PROMISE, "accuracy": 0.95, "kept": False}, 0.6, "Nothing is promised: no threshold reaches 95 %"),
+        (
+            {**PROMISE, "accuracy": 0.95, "kept": False},
+            0.6,
+            "Nothing is promised: no threshold is proven to reach 95 %",
+        ),
         (None, 0.0, "No threshold was chosen, so nothing is promised"),
     ],
 )

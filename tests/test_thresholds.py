@@ -105,7 +105,7 @@ def test_a_promise_that_cannot_be_made_gives_a_warning():
         found = promise(predictions)
     assert str(told[0].message) == promise_text(found)
     assert plain(promise_text(found)) == (
-        "Nothing is promised: no threshold reaches 95 % on 21 cars of valid; the best (0.90) is right on 100 % of "
+        "Nothing is promised: no threshold is proven to reach 95 % on 21 cars of valid; the best (0.90) is right on 100 % of "
         "the 95 % it answers (20 cars). Treat every answer as a guess. At that rate valid needs 48 cars, 27 more."
     )
     assert 0.95**45 < 0.1 < 0.95**44 and 45 * 21 / 20 <= 48
@@ -157,13 +157,14 @@ UNKEPT = OLD | {"accuracy": 0.95, "vehicles": 72, "coverage": 0.19, "right": 0.7
         ),
         (KEPT | {"scope": "also at night"}, 0.9, "answers are right, also at night (proven on valid"),
         (KEPT | {"accuracy": 0.975}, 0.9, "At least 97.5 % of"),  # 98 % would be more than is promised
+        (KEPT | {"accuracy": 0.97559}, 0.9, "At least 97.5 % of"),
         (KEPT, 0.5, "The threshold of 0.50 was set by hand, so nothing is promised."),
         (None, 0.5, "The threshold of 0.50 was set by hand, so nothing is promised."),
         (None, 0, "No threshold was chosen, so nothing is promised: treat every answer as a guess."),
         (
             UNKEPT,
             0.35,
-            "no threshold reaches 95 % on 72 cars of valid; the best (0.35) is right on 79 % of the 19 % it",
+            "no threshold is proven to reach 95 % on 72 cars of valid; the best (0.35) is right on 79 % of the 19 %",
         ),
         (UNKEPT, 0.35, "(14 cars). Treat every answer as a guess. At that rate more cars would not help"),
         (UNKEPT | {"needed": 1100}, 0.35, "At that rate valid needs 1,100 cars, 1,028 more."),
@@ -171,12 +172,12 @@ UNKEPT = OLD | {"accuracy": 0.95, "vehicles": 72, "coverage": 0.19, "right": 0.7
         (
             OLD,
             0.35,
-            "Nothing is promised: no threshold reaches 80 % on valid, and 0.35 comes nearest. Treat every answer",
+            "Nothing is promised: no threshold is proven to reach 80 % on valid, and 0.35 comes nearest. Treat",
         ),
         (
             no_promise(),
             0,
-            "valid has no photo of a brand that the model knows, so no threshold reaches 95 %. Treat every",
+            "valid has no photo of a brand that the model knows, so no threshold is proven to reach 95 %. Treat",
         ),
         (no_promise(), 0, "Valid needs at least 45 cars for that."),
     ],
@@ -217,11 +218,24 @@ def test_where_nothing_is_promised_no_number_is_promised():
     few = audis([0.9] * 20, [True] * 20)
     with pytest.warns(UserWarning, match="Nothing is promised"):
         unkept = promise(few)
-    for given, text in (unkept, "Nothing is promised"), (0.9, "set by hand"):
-        row = promised(few, few, given).iloc[0]
+    for *given, text in (unkept, "Nothing is promised"), (0.9, "set by hand"), (0.9, 0.95, "Nothing is promised"):
+        row = promised(few, few, *given).iloc[0]
         assert pd.isna(row["promised"]) and not row["kept"] and text in row["text"]
         assert row[["threshold", "valid_accuracy", "test_accuracy"]].tolist() == [0.9, 1, 1]
         assert row["valid_bound"] == pytest.approx(0.1 ** (1 / 20))
+
+
+def test_a_threshold_of_ones_own_is_kept_if_valid_proves_what_it_should_promise():
+    row = promised(audis([0.9] * 20, [True] * 20), audis([0.9], [True]), 0.9, accuracy=0.85).iloc[0]
+    assert (row["promised"], row["kept"]) == (0.85, True) and "At least 85" in row["text"]
+
+
+def test_what_is_unknown_is_never_answered_however_low_the_threshold():
+    valid = audis([0.9] * 90 + [0.8] * 10, [True] * 100, decision=["accepted"] * 90 + ["unknown"] * 10)
+    found = promise(valid, 0.9)
+    assert (found["threshold"], found["vehicles"], found["coverage"]) == (0.9, 100, 0.9)
+    with pytest.warns(UserWarning, match="Nothing is promised"):
+        assert not promise(valid[90:])["kept"]
 
 
 def test_decisions_are_counted():

@@ -14,7 +14,8 @@ from PIL import Image
 import carclf
 from carclf.__main__ import main
 from carclf.model.backbones import empty_model
-from carclf.model.classifier import Card, Classifier
+from carclf.model.card import Card
+from carclf.model.classifier import Classifier
 from carclf.model.crops import TOO_SMALL
 from carclf.model.ood import OodDetector
 from carclf.video import Clip, predict_video, score_all, score_video

@@ -93,11 +93,6 @@ def misspelt() -> dict[str, str]:
     return {k[:i] + k[i + 1 :]: k for k in long for i in range(1, len(k))} | {k: k for k in long}
 
 
-def folder_brand(name: str) -> str | None:
-    """Brand whose name or alias is the entire text, ignoring case, accents and separators."""
-    return names().get(key(name))
-
-
 def owner_of(brand: str) -> str | None:
     """Group that owns a brand, given by name or alias; None if the brand is unknown or independent."""
     row = rows().get(names().get(key(brand), ""))

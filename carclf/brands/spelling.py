@@ -41,14 +41,17 @@ _NOT_AFTER = words(
 NOT_BEFORE = words(
     """
     airport arena avenue beach bridge building cat cathedral center centre church city coil coils college
-    county flower flowers foundation freeman harbour hospital hotel island lake library memorial monument park
-    planet powers reservation river rock skyline square stadium statue street texas theater theatre toilet
-    tower towers tunnel university valley
+    county flower flowers foundation freeman harbour herd horse horses hospital hotel island lake library memorial
+    monument park planet powers reservation river rock skyline square stadium statue street texas theater
+    theatre toilet navy ship tower towers tunnel university valley
     """
 )
 _NOT_WITH = {
-    "mini": words("bus buses pickup suv truck trucks van vans"),
     "seat": words("belt belts back cover"),
+    "chevy": words("chase"),
+    "smart": words("home phone tv watch"),
+    "mini": words("bus buses dress pickup skirt suv truck trucks van vans"),
+    "genesis": words("band"),
     "ram": words("2gb 4gb 8gb 16gb 32gb 64gb memory"),
 }
 # Names of people and places, and abbreviations: a year somewhere in the name is not enough.
@@ -176,7 +179,9 @@ def _is_boundary(word: str, cut: int, head: str) -> bool:
     if common or word.casefold() in _NOT_GLUED:
         return False
     own = head in ("mercedes", "rangerover", key(names()[head])) and rows()[names()[head]].alone
-    return head == "bmw" or bool(_LOOSE.match(low) if cut > 4 and own else cut > 2 and _CODE.match(low))
+    if head == "bmw" and re.fullmatch(r"[a-z]{5,}\d{0,3}", low):  # bmwconcept
+        return True
+    return bool(_LOOSE.match(low) if cut > 4 and own else cut > 2 and _CODE.match(low))
 
 
 def _is_ideogram(letter: str) -> bool:
@@ -187,6 +192,8 @@ def _is_ideogram(letter: str) -> bool:
 def _certainty(parts: list[str], start: int, at: int, spelling: str, end: int) -> int:
     """2 if the words around a spelling let it be the brand, 1 if it is unless another brand follows, 0 if it is not."""
     following = key(parts[end + 2]) if end + 2 < len(parts) else ""
+    if spelling == "seat" and at > 1 and key(parts[at - 2]) in ("baby", "car", "child"):
+        return 0
     if following in _NOT_WITH.get(spelling, ()) or (at > 1 and key(parts[at - 2]) in _NOT_AFTER):
         return 0
     common = spelling in everyday()

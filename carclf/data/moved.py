@@ -93,7 +93,7 @@ def _places(common: Iterable[str], bases: Iterable[Path], least: int) -> Iterato
 
 
 def _found(rows: pd.DataFrame, place: Path, depth: int, sizes: pd.Series | None) -> pd.Series:
-    """Row -> path below the place, of those that are there, with so many bytes if that is known."""
+    """Row -> path below the place, of those that are there, and the same size, if known."""
     found = {}
     for row, path in rows.path.items():
         new = os.path.join(place, *_parts(path)[depth:])  # noqa: PTH118

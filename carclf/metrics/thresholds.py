@@ -94,15 +94,22 @@ def promise(
     for name, value, usual in ("accuracy", accuracy, 0.95), ("confidence_level", confidence_level, 0.9):
         if not 0 < value < 1:
             raise ValueError(f"{name}={value}: it is a share, above 0 and below 1; try {usual}")
-    groups = _one_photo_a_vehicle(valid_predictions, seed).groupby("confidence")["right"]
-    table = groups.agg(photos="size", right="sum").assign(expected=lambda t: t.index * t["photos"])
-    table = table[::-1].cumsum()  # the strictest first
+    drawn = _one_photo_a_vehicle(valid_predictions, seed)
+    table = (
+        drawn.groupby("confidence")["right"]
+        .agg(photos="size", right="sum")
+        .assign(expected=lambda t: t.index * t["photos"])
+    )
+    table = table[table.index > 0][::-1].cumsum()  # the strictest first; what is unknown has 0 and is never accepted
+    if table.empty:
+        warnings.warn(promise_text(no_promise(accuracy, confidence_level)), stacklevel=3)
+        return no_promise(accuracy, confidence_level)
     bound = least_share(table["right"], table["photos"], confidence_level)
     start = least_share(table["expected"], table["photos"], confidence_level).argmax()
     passed = np.logical_and.accumulate(bound[start:] >= accuracy).sum()
     # A bound that is high enough elsewhere was found by looking at all of them, and proves nothing.
     at = start + passed - 1 if passed else bound.argmax() if bound.max() < accuracy else start
-    photos, right, vehicles = (int(n) for n in (*table[["photos", "right"]].iloc[at], table["photos"].iloc[-1]))
+    (photos, right), vehicles = (int(n) for n in table[["photos", "right"]].iloc[at]), len(drawn)
     found = {
         **no_promise(accuracy, confidence_level),
         "threshold": float(table.index[at]),
@@ -126,13 +133,20 @@ def no_promise(accuracy: float = 0.95, confidence_level: float = 0.9) -> dict[st
 
 
 def promised(
-    valid_predictions: pd.DataFrame, test_predictions: pd.DataFrame, promise: dict[str, Any] | float, seed: int = 0
+    valid_predictions: pd.DataFrame,
+    test_predictions: pd.DataFrame,
+    promise: dict[str, Any] | float,
+    accuracy: float | None = None,
+    confidence_level: float = 0.9,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Promised against measured: what a threshold chosen on valid does on test. Look at it once.
 
     Parameters
     ----------
-    promise : of the model's card; or a threshold that was set by hand
+    promise : of the model's card; or a threshold
+    accuracy, confidence_level : what a threshold of your own, fixed before valid was seen, should promise; kept if
+        valid proves it
 
     Returns
     -------
@@ -145,10 +159,14 @@ def promised(
     """
     facts = promise if isinstance(promise, dict) else None
     threshold = float(promise["threshold"] if isinstance(promise, dict) else promise)
-    kept, level = bool(facts and facts["kept"]), facts["confidence_level"] if facts else 0.9
     on_valid, on_test = (threshold_table(table, [threshold]).iloc[0] for table in (valid_predictions, test_predictions))
     drawn = _one_photo_a_vehicle(valid_predictions, seed)
     sure = drawn["right"][drawn["confidence"] >= threshold]
+    bound = facts["bound"] if facts else float(least_share(sure.sum(), len(sure), confidence_level))
+    if facts is None and accuracy is not None:
+        facts = {"threshold": threshold, "accuracy": accuracy, "confidence_level": confidence_level, "bound": bound}
+        facts |= {"kept": bound >= accuracy}
+    kept = bool(facts and facts["kept"])
     test = _answers(test_predictions)
     accepted = (test["confidence"] >= threshold).rename("accepted")
     low, high = share_interval(test["right"], test["vehicle"], accepted).reindex([True]).iloc[0]
@@ -156,7 +174,7 @@ def promised(
         "threshold": threshold,
         "promised": facts["accuracy"] if facts and kept else np.nan,
         **on_valid[["coverage", "accuracy", "photos"]].add_prefix("valid_"),
-        "valid_bound": facts["bound"] if facts else float(least_share(sure.sum(), len(sure), level)),
+        "valid_bound": bound,
         **on_test[["coverage", "accuracy", "photos"]].add_prefix("test_"),
         "test_low": low,
         "test_high": high,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -10,6 +11,12 @@ import pandas as pd
 def percent(share: float | None, digits: int = 0) -> str:
     """A share of 0..1 for people, "98 %" with a no-break space; "–" if it is missing."""
     return "–" if share is None or pd.isna(share) else f"{100 * share:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def least_percent(share: float) -> str:
+    """A share that is promised or proven, never rounded up: 97.5 % and 97.59 % are "97.5 %", 80 % is "80 %"."""
+    tenths = math.floor(1000 * share + 1e-6)
+    return percent(tenths / 1000, 1 if tenths % 10 else 0)
 
 
 def listed(counts: dict[str, int], most: int = 10) -> str:
@@ -45,7 +52,7 @@ def promise_text(promise: dict[str, Any] | None, threshold: float = 0.0) -> str:
         if not threshold:
             return "No threshold was chosen, so nothing is promised: treat every answer as a guess."
         return f"The threshold of {threshold:.2f} was set by hand, so nothing is promised."
-    accuracy, level = (_exact_percent(promise[name]) for name in ("accuracy", "confidence_level"))
+    accuracy, level = (least_percent(promise[name]) for name in ("accuracy", "confidence_level"))
     if promise["kept"]:
         scope = f", {promise['scope']}" if promise.get("scope") else ""
         return (
@@ -54,16 +61,17 @@ def promise_text(promise: dict[str, Any] | None, threshold: float = 0.0) -> str:
         )
     vehicles, needed = promise.get("vehicles"), promise.get("needed")
     if vehicles is None:  # a card of an older version
-        seen = f"no threshold reaches {accuracy} on valid, and {promise['threshold']:.2f} comes nearest"
+        seen = f"no threshold is proven to reach {accuracy} on valid, and {promise['threshold']:.2f} comes nearest"
         helps = "More vehicles in valid or a better model would help."
     elif not vehicles:
-        seen = f"valid has no photo of a brand that the model knows, so no threshold reaches {accuracy}"
+        seen = f"valid has no photo of a brand that the model knows, so no threshold is proven to reach {accuracy}"
         helps = f"Valid needs at least {needed} cars for that."
     else:
         right, coverage = (percent(promise[name]) for name in ("right", "coverage"))
         seen = (
-            f"no threshold reaches {accuracy} on {_cars(vehicles)} of valid; the best ({promise['threshold']:.2f}) is "
-            f"right on {right} of the {coverage} it answers ({_cars(round(promise['coverage'] * vehicles))})"
+            f"no threshold is proven to reach {accuracy} on {_cars(vehicles)} of valid; "
+            f"the best ({promise['threshold']:.2f}) is right on {right} of the {coverage} it answers "
+            f"({_cars(round(promise['coverage'] * vehicles))})"
         )
         helps = "At that rate more cars would not help: it takes a better model, or a lower accuracy to promise."
         if needed is not None:
@@ -73,8 +81,3 @@ def promise_text(promise: dict[str, Any] | None, threshold: float = 0.0) -> str:
 
 def _cars(n: int) -> str:
     return f"{n:,} car" if n == 1 else f"{n:,} cars"
-
-
-def _exact_percent(share: float) -> str:
-    """Per cent without rounding up: 97.5 % stays 97.5 %."""
-    return percent(share, 0 if abs(share * 100 - round(share * 100)) < 1e-6 else 1)

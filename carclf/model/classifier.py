@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -20,10 +19,11 @@ from tqdm.auto import tqdm
 
 from carclf.data.photos import PhotoError, squish
 from carclf.errors import no_such
-from carclf.files import write_text, writing
+from carclf.files import writing
 from carclf.model import crops
 from carclf.model.augment import Augment
 from carclf.model.backbones import empty_model, features, head_of, n_features, normalisation
+from carclf.model.card import CARD, Card
 from carclf.model.device import pick
 from carclf.model.ood import METHOD, OodDetector
 from carclf.model.predictions import Sources, photos_of, tabulate
@@ -31,64 +31,13 @@ from carclf.model.valid import FILE as VALID
 from carclf.model.valid import Valid
 from carclf.model.weights import halved, read_tensors, write_tensors
 
-CARD, WEIGHTS, OOD = "card.json", "model.safetensors", "ood.safetensors"
+WEIGHTS, OOD = "model.safetensors", "ood.safetensors"
 OLD_OOD = "novelty.safetensors"  # beside cards of schema 1, which called `ood` `novelty`
-SCHEMA = 2
 # Pixels that a CPU is given at once: activations then stay in its caches. Two cores classified photos of 256 pixels
 # 1.7 times as fast by eights as by 32.
 CPU_PIXELS = 8 * 256**2
 
 Folder: TypeAlias = "str | os.PathLike"
-
-
-@dataclass(frozen=True)
-class Card:
-    """Everything about a model but its weights; the JSON file beside them."""
-
-    backbone: str
-    head: str
-    classes: tuple[str, ...]  # brands in the order of the logits, sorted
-    size: int  # side in pixels of what the network sees
-    cache_size: int  # side in pixels of the square to which a photo is squished first
-    threshold: float = 0.0  # smallest confidence, 0 to 1, at which a prediction is accepted
-    temperature: float = 1.0  # divides the logits before they become probabilities; above 1 lowers the confidence
-    promise: dict | None = None  # what the threshold promises, as `thresholds.promise` gives it
-    ood: dict | None = None  # facts of the `OodDetector` that decides what is unknown; its arrays have their own file
-    training: dict | None = None  # recipe, data and results of the training, for people
-    about: dict | None = None  # what the model has seen, and what it is good for or not, as text
-    schema: int = SCHEMA
-
-    @property
-    def accept_from(self) -> float:
-        """The confidence from which an answer is accepted; infinite if nothing is proven and no threshold was set."""
-        if self.promise is not None:
-            return self.threshold if self.promise["kept"] else float("inf")
-        return self.threshold or float("inf")
-
-    def save(self, folder: Path) -> None:
-        """Write card.json into a model folder."""
-        write_text(folder / CARD, json.dumps(asdict(self), indent=1, ensure_ascii=False))
-
-    @classmethod
-    def load(cls, folder: Path) -> Card:
-        """Read card.json of a model folder; ValueError if this version cannot."""
-        path = folder / CARD
-        try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
-            if fields.get("schema") == 1:
-                fields |= {"ood": fields.pop("novelty", None), "schema": SCHEMA}
-            card = cls(**{**fields, "classes": tuple(fields["classes"])})
-            if card.schema != SCHEMA:
-                raise ValueError(f"it has schema {card.schema}, this version reads {SCHEMA}")
-            if card.promise is not None:
-                numbers = [float(card.promise[name]) for name in ("threshold", "accuracy", "confidence_level", "bound")]
-                if not all(0 <= number <= 1 for number in numbers) or not isinstance(card.promise["kept"], bool):
-                    raise ValueError(f"promise {card.promise} has values that are no shares")
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(
-                f"{path} is not a model card of this version ({error}); train or download the model again"
-            ) from error
-        return card
 
 
 class Scores(NamedTuple):

@@ -16,6 +16,7 @@ from carclf.metrics import scores
 from carclf.metrics.calibration import expected_calibration_error, reliability_table
 from carclf.metrics.intervals import share_interval
 from carclf.metrics.thresholds import NEVER_ACCEPTED, threshold_table
+from carclf.metrics.words import least_percent
 from carclf.plot.matrix import draw_cells, worst_block, worst_mistakes
 from carclf.plot.style import (
     DARK,
@@ -262,7 +263,7 @@ def _shows(predictions: pd.DataFrame) -> bool:
 def _marked(threshold: float, promise: dict[str, Any] | None) -> str:
     """A threshold and what is promised for it: nothing, unless it is the one of a promise that is kept."""
     kept = promise is not None and promise["kept"] and np.isclose(threshold, promise["threshold"])
-    said = f"at least {percent(promise['accuracy'])} promised" if promise and kept else "nothing is promised"
+    said = f"at least {least_percent(promise['accuracy'])} promised" if promise and kept else "nothing is promised"
     return f"threshold {threshold:.2f}: {said}"
 
 

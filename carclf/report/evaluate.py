@@ -27,7 +27,7 @@ from carclf.metrics.scores import (
     save_predictions,
     scored,
 )
-from carclf.metrics.thresholds import decisions, no_promise, promise, promised, threshold_table
+from carclf.metrics.thresholds import decisions, no_promise, promise, promised
 from carclf.metrics.words import listed, promise_text
 from carclf.model.classifier import Classifier, Scores
 from carclf.model.crops import Boxes, one_car
@@ -162,13 +162,13 @@ def evaluate(
         _warn_if_learned(test, split)
     scores = classifier.score(test, **given)
     known = scored(scores.table, classes)
-    at = threshold_table(known, [card.accept_from]).iloc[0]
+    accepted = known[known.accepted]
     low, high = calibration_error_interval(known, seed=seed)
     metrics = {"missing": len(gone)} | photo_counts(scores.table, known) | photo_scores(known, seed)
     metrics |= {"unreadable": metrics["unreadable"] - len(gone)}
     metrics |= {"threshold": card.threshold, "promise": promise_text(card.promise, card.threshold)}
-    metrics |= {"accepted_share": float(at.coverage), "accepted_photos": int(at.photos)}
-    metrics |= {"accepted_accuracy": float(at.accuracy) if at.photos else None}
+    metrics |= {"accepted_share": len(accepted) / len(known), "accepted_photos": len(accepted)}
+    metrics |= {"accepted_accuracy": float(accepted.right.mean()) if len(accepted) else None}
     metrics |= {"calibration_error": expected_calibration_error(known)}
     metrics |= {"calibration_error_low": low, "calibration_error_high": high}
     if "unknown_brands" in metrics:

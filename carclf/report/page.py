@@ -27,7 +27,7 @@ from carclf.metrics import label_errors
 from carclf.metrics.calibration import calibration_error_interval
 from carclf.metrics.scores import brand_report, confused_pairs, scored
 from carclf.metrics.thresholds import DECISIONS
-from carclf.metrics.words import metrics_table, percent, promise_text
+from carclf.metrics.words import least_percent, metrics_table, percent, promise_text
 from carclf.plot import evaluation
 from carclf.plot.photos import pair_photos, pair_title
 from carclf.plot.style import alt_text
@@ -197,7 +197,7 @@ def _of_names(suspects: int, accuracy: float) -> str:
 
 def _measured(row: pd.Series) -> Markup:
     """What was promised, what valid showed and what test got."""
-    proven = f"; at least {percent(row.valid_bound)} is proven" if row.kept else ""
+    proven = f"; at least {least_percent(row.valid_bound)} is proven" if row.kept else ""
     interval = (
         f", {percent(0.95)} interval {percent(row.test_low)} to {percent(row.test_high)}" if row.test_photos else ""
     )
@@ -206,7 +206,7 @@ def _measured(row: pd.Series) -> Markup:
         ("the photos tested", percent(row.test_coverage), _right_of(row, "test") + interval),
     ]
     if row.kept:
-        rows.insert(0, ("promised", "–", f"at least {percent(row.promised)}"))
+        rows.insert(0, ("promised", "–", f"at least {least_percent(row.promised)}"))
     return _table(pd.DataFrame(rows, columns=["", f"answered from {row.threshold:.2f} on", "right of these"]))
 
 

@@ -27,7 +27,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     if not rows:
         return "none"
     names = list(rows[0])
-    lines = [names, *([str(row[name]) for name in names] for row in rows)]
+    lines = [names, *([_printable(row[name]) for name in names] for row in rows)]
     widths = [max(_width(line[i]) for line in lines) for i in range(len(names))]
     cells = (
         [" " * (w - _width(text)) + text if name in RIGHT_ALIGNED else text + " " * (w - _width(text))
@@ -46,7 +46,12 @@ def short_names(paths: Iterable[str], most: int = NAME) -> list[str]:
             full = [os.path.abspath(path) for path in paths]  # noqa: PTH100
             root = os.path.commonpath([os.path.dirname(path) for path in full])  # noqa: PTH120
             names = [os.path.relpath(path, root) for path in full]
-    return [shortened("".join(c if c.isprintable() else "?" for c in name), most) for name in names]
+    return [shortened(_printable(name), most) for name in names]
+
+
+def _printable(text: Any) -> str:
+    """Without control characters, which a terminal would obey; a no-break space stays."""
+    return "".join(c if c.isprintable() or c == "\N{NO-BREAK SPACE}" else "?" for c in str(text))
 
 
 def photos_table(predictions: pd.DataFrame) -> str:

@@ -82,7 +82,7 @@ def later_steps(recipe: Recipe, photos: int) -> int:
 
 
 def longer(recipe: Recipe, photos: int) -> list[Stage]:
-    """The same stages with so many epochs that `check_plan` is content."""
+    """The same stages with enough epochs to pass `check_plan`."""
     factor = math.ceil(LEAST_STEPS / later_steps(recipe, photos))
     least = math.ceil(HEAD_STEPS / _steps(recipe, photos))
     epochs = [max(s.epochs, least) if s.unfreeze == "head" else s.epochs * factor for s in recipe.stages]

@@ -23,7 +23,8 @@ from carclf.deprecated import renamed_arguments
 from carclf.errors import did_you_mean
 from carclf.metrics.scores import compute_metrics
 from carclf.model.backbones import head_name
-from carclf.model.classifier import Card, Classifier
+from carclf.model.card import Card
+from carclf.model.classifier import Classifier
 from carclf.train.batches import Dataset
 from carclf.train.checks import check_outcome, check_plan
 from carclf.train.differences import below, recipe_settings

@@ -256,7 +256,8 @@ def _finder(source: Clip, boxes: Any, detector: Any, device: str) -> Callable[[l
         if missing:
             raise ValueError(f"the boxes of {source.label} have no column {', '.join(missing)}; a clip needs these")
         try:
-            times = np.sort(boxes["time"].astype(float).unique())
+            boxes = boxes.assign(time=boxes["time"].astype(float))
+            times = np.sort(boxes["time"].unique())
         except (TypeError, ValueError) as error:
             raise ValueError(f"the boxes of {source.label} have times that are no numbers ({error})") from error
         if not np.isfinite(times).all():
