@@ -159,7 +159,8 @@ henry_ford.jpg mini_van.jpg seat_belt.jpg child_seat_2019.jpg mars_rover_2012.jp
 plymouth_rock.jpg samsung_galaxy.jpg apollo_11.jpg logo-mercedes.png porches.jpg infinity_pool.jpg citron.jpg
 cherry_tree_2012.jpg accurate.jpg audience.jpg audiência.jpg kiara1.jpg saipan.jpg gaza.jpg solvers.jpg unit_test.png
 car_seat_2019.jpg bmwkfj2k.jpg bmwq9z4.jpg bmw7f3a2.jpg bmwxyz.jpg chevy_chase.jpg smart_tv_2020.jpg mini_skirt_2015.jpg
-genesis_band_1986.jpg ram_8gb.jpg fer_4.jpg dQw4w9WgXcQ.jpg golden.jpg Mustang.jpg corvette-c8.jpg smartphone_12.jpg seatbelt.jpg
+genesis_band_1986.jpg ram_8gb.jpg fer_4.jpg dQw4w9WgXcQ.jpg golden.jpg Mustang.jpg corvette-c8.jpg smartphone_12.jpg
+seatbelt.jpg
 Forde_12.jpg Audible.jpg Opelika_1.jpg ford1ng.jpg vector-art.jpg .jpg
 """
 

@@ -287,8 +287,10 @@ def test_where_nothing_is_proven_nothing_is_accepted(classifier, folder, photos,
 
 @pytest.mark.parametrize(
     "wrong",
-    [{}, {"kept": 1}, {"bound": None}, {"accuracy": 95}, {"threshold": "high"}, [], {"scope": "\x1b[31m"}]
-    + [{"vehicles": 5}, {"vehicles": "5"}, {"needed": 0.5}],
+    [
+        *({}, [], {"kept": 1}, {"bound": None}, {"accuracy": 95}, {"threshold": "high"}),
+        *({"scope": "\x1b[31m"}, {"vehicles": 5}, {"vehicles": "5"}, {"needed": 0.5}),
+    ],
 )
 def test_a_card_whose_promise_says_nothing_is_refused(folder, wrong):
     edit_card(folder, promise=PROMISE | wrong if wrong else wrong)

@@ -270,7 +270,7 @@ def test_a_weak_model_doubts_no_names(tmp_path):
         (
             {**PROMISE, "accuracy": 0.95, "kept": False},
             0.6,
-            "Nothing is promised: no threshold is proven to reach 95 %",
+            "Nothing is promised: no threshold is proven",
         ),
         (None, 0.0, "No threshold was chosen, so nothing is promised"),
     ],

@@ -105,8 +105,9 @@ def test_a_promise_that_cannot_be_made_gives_a_warning():
         found = promise(predictions)
     assert str(told[0].message) == promise_text(found)
     assert plain(promise_text(found)) == (
-        "Nothing is promised: no threshold is proven to reach 95 % on 21 cars of valid; the best (0.90) is right on 100 % of "
-        "the 95 % it answers (20 cars). Treat every answer as a guess. At that rate valid needs 48 cars, 27 more."
+        "Nothing is promised: no threshold is proven to reach 95 % on 21 cars of valid; the best (0.90) is right on "
+        "100 % of the 95 % it answers (20 cars). Treat every answer as a guess. At that rate valid needs 48 cars, "
+        "27 more."
     )
     assert 0.95**45 < 0.1 < 0.95**44 and 45 * 21 / 20 <= 48
     for right in True, False:

@@ -82,18 +82,13 @@ def scan(folder: str | os.PathLike | Sequence[str | os.PathLike]) -> pd.DataFram
     listed = [list_files(one) for one in folders]
     paths, others = (sorted({path for one in listed for path in one[i]}) for i in (0, 1))
     root = {path: str(Path(one).absolute()) for one, found in zip(folders, listed, strict=True) for path in found[0]}
-    read = [read_name(path, root[path]) for path in paths]
+    read = [parse_path(path, root[path]) for path in paths]
     names = pd.DataFrame(read, columns=["brand", "model", "vehicle", "label_from"])
     facts = inspect(paths).rename_axis("path").reset_index()
     manifest = merge_duplicates(pd.concat([facts, names], axis=1))
     manifest = manifest[list(COLUMNS)].astype(dict.fromkeys(TEXTS, object))
     manifest.attrs[OTHERS] = count_endings(others)
     return manifest
-
-
-def read_name(path: str, root: str | None = None) -> tuple[str | None, str | None, str, str | None]:
-    """Brand, model, vehicle and where the brand was read: "name", "folder", "model" or None; see `parse_path`."""
-    return parse_path(path, root)
 
 
 def inspect(paths: list[str]) -> pd.DataFrame:

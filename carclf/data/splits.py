@@ -9,8 +9,9 @@ import zlib
 import numpy as np
 import pandas as pd
 
+from carclf.brands import parse_path
 from carclf.data.duplicates import components, same_pictures
-from carclf.data.manifest import NAMING, parse_table, read_name, require_usable, usable
+from carclf.data.manifest import NAMING, parse_table, require_usable, usable
 from carclf.deprecated import renamed_arguments
 
 SPLITS = ("train", "valid", "test")
@@ -156,7 +157,7 @@ def _earlier(
     keys = [(manifest[name], previous[name]) for name in columns if name in manifest and name in previous]
     if group_by != "photo":
         # A vehicle that was merged with another has a new name, but its file names still give the old one.
-        ours, theirs = (table.path.map(lambda path: read_name(path)[2]) for table in (manifest, previous))
+        ours, theirs = (table.path.map(lambda path: parse_path(path)[2]) for table in (manifest, previous))
         keys.append((ours, theirs))
         if "fingerprint" in manifest and "fingerprint" in previous:
             pictures = same_pictures(pd.concat([manifest.fingerprint, previous.fingerprint], ignore_index=True))

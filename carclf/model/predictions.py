@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from carclf.brands import parse_path
 from carclf.data.listing import list_photos
-from carclf.data.manifest import read_name
 from carclf.errors import no_such
 from carclf.model import crops
 
@@ -106,7 +106,7 @@ def _name(photo: Any) -> str | None:
 
 def _brands(names: Iterable[str | os.PathLike]) -> pd.Series:
     """The brands that the names or their folders say, or missing."""
-    return pd.Series([read_name(os.fspath(name))[0] for name in names], dtype=object)
+    return pd.Series([parse_path(os.fspath(name))[0] for name in names], dtype=object)
 
 
 def tabulate(

@@ -22,6 +22,7 @@ from matplotlib.ticker import Formatter, FuncFormatter
 from PIL import Image
 
 from carclf.brands import also_right
+from carclf.errors import shortened
 from carclf.metrics.thresholds import NEVER_ACCEPTED
 from carclf.metrics.words import percent
 
@@ -143,7 +144,7 @@ def counted(n: int, word: str) -> str:
 def plain(text: object, length: int = 40) -> str:
     """`text` as one printable line of at most `length` characters, shortened in the middle; "98 %" stays together."""
     line = "".join(c if c.isprintable() or c == "\N{NO-BREAK SPACE}" else " " for c in str(text))
-    return line if len(line) <= length else f"{line[: length // 2 - 1]}…{line[-(length // 2) :]}"
+    return shortened(line, length)
 
 
 def verdict(row: Any) -> str:

@@ -13,6 +13,7 @@ import psutil
 import torch
 from torch import nn
 
+from carclf.metrics.words import percent
 from carclf.model import backbones
 from carclf.train.engine import Engine
 from carclf.train.recipe import Recipe, Stage
@@ -69,8 +70,8 @@ def check_outcome(recipe: Recipe, history: pd.DataFrame, photos: int, valid: int
         enough = longer(recipe, photos)
         gentler = [s if s.unfreeze == "head" else replace(s, max_lr=s.max_lr / 5) for s in enough]
         warnings.warn(
-            f"the training ended below what the head alone had reached: {_percent(last)} of {valid} photos of valid, "
-            f"after {_percent(head)}. The model is that of the best epoch; for a better one train in another folder "
+            f"the training ended below what the head alone had reached: {percent(last)} of {valid} photos of valid, "
+            f"after {percent(head)}. The model is that of the best epoch; for a better one train in another folder "
             f"with a lower max_lr, and long enough: stages = {as_list(gentler)}",
             stacklevel=4,
         )
@@ -92,10 +93,6 @@ def longer(recipe: Recipe, photos: int) -> list[Stage]:
 def as_list(stages: list[Stage]) -> list[list]:
     """Stages as the notebook's settings cell takes them."""
     return [list(astuple(stage)) for stage in stages]
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
 
 
 def _steps(recipe: Recipe, photos: int) -> int:
@@ -125,7 +122,7 @@ def check_memory(engine: Engine, resumed: bool = False) -> None:
 
 
 def bytes_per_pixel(engine: Engine, unfreeze: str) -> float:
-    """Memory of a training step or of a validation, whichever is more, for each pixel of a micro-batch.
+    """Bytes of memory that a training step or a validation takes, whichever is more, per pixel of a micro-batch.
 
     Measured on a few small photos, and within 20 % of the process's growth for Lite0. 0 if unknown.
     """
