@@ -20,9 +20,10 @@ import numpy as np
 import pandas as pd
 
 import carclf
+from carclf.brands import parse_path
 from carclf.data.duplicates import NEAR, VIEWS
 from carclf.data.listing import list_photos
-from carclf.data.manifest import FOLDER, read_name
+from carclf.data.manifest import FOLDER
 
 PATTERNS = (
     "{brand}_{model}_{year}_37_18_250_20_4_70_54_180_16_AWD_5_4_4dr_{letters}.jpg",
@@ -69,7 +70,7 @@ def names(place: Path, n: int) -> str:
         name = PATTERNS[i % len(PATTERNS)].format(**known, letters=letters[i], n=i)
         os.close(os.open(f"{folder}/{name}", os.O_CREAT))
     listing, paths = min((seconds(lambda: list_photos(place)) for _ in range(3)), key=lambda found: found[0])
-    parsing, read = min((seconds(lambda: [read_name(path) for path in paths]) for _ in range(3)), key=lambda f: f[0])
+    parsing, read = min((seconds(lambda: [parse_path(path) for path in paths]) for _ in range(3)), key=lambda f: f[0])
     named = sum(row[0] is not None for row in read)
     return (
         f"names: {n:,} ({named:,} with a brand), listing {listing:.1f} s, parsing {parsing:.1f} s, "

@@ -21,7 +21,7 @@ if os.environ.get("RANK", "0") != "0":  # of several processes only the first dr
 # What a command needs it imports itself: help and refusals then come at once, without torch.
 import carclf
 from carclf import parser
-from carclf.errors import did_you_mean
+from carclf.errors import counted, did_you_mean
 
 UNREAD = 3  # exit status if some photos or clips could not be read
 
@@ -173,7 +173,8 @@ def _train(options: argparse.Namespace) -> None:
     run = carclf.fit(recipe, manifest, cache, options.out, log_with=options.log_with)
     if not _is_first():
         return
-    print(run.history.drop(columns=["first_lr", "last_lr"]).round(3).to_string(index=False))
+    shown = ["stage", "epoch", "unfreeze", "size", "seconds", "train_loss", "valid_loss", "valid_accuracy"]
+    print(run.history[shown].round(3).to_string(index=False))
     print(f"model: {run.folder / 'model'}", flush=True)
     carclf.calibrate_on_valid(run.classifier, manifest, run.folder / "model", options.accuracy)
     if run.classifier.card.promise and run.classifier.card.promise["kept"]:  # else the warning has just said so
@@ -210,8 +211,8 @@ def _setting(text: str) -> tuple[str, object]:
     name, _, value = text.partition("=")
     name = RENAMED.get(name, name)
     if name not in others:
-        near = did_you_mean(name, others) or f" with one of these names: {', '.join(others)}"
-        raise ValueError(f"--set {text!r} must be NAME=VALUE{near}")
+        near = did_you_mean(name, others) or f"; the settings are {', '.join(others)}"
+        raise ValueError(f"--set {text!r}: it must be NAME=VALUE, and there is no setting {name!r}{near}")
     default = getattr(carclf.Recipe(), name)
     try:
         if isinstance(default, dict):
@@ -243,7 +244,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(_without_nan(metrics), indent=1, allow_nan=False))
     else:
-        print(f"{evaluation_table(metrics, predictions)}\n\n{_promise(classifier)}")
+        print(f"{evaluation_table(metrics, predictions, classifier.classes)}\n\n{_promise(classifier)}")
 
 
 def _without_nan(value: Any) -> Any:
@@ -268,6 +269,7 @@ def _shares(options: argparse.Namespace) -> int:
         return status
     if classifier.valid is None:
         shares = carclf.metrics.counted_shares(scores.table)
+        n = int(shares.cars.sum())
         words = (
             f"They are counted, not corrected for the model's confusions: {folder} has no valid.safetensors, which "
             "the same carclf train command writes, also for a finished run."
@@ -283,8 +285,10 @@ def _shares(options: argparse.Namespace) -> int:
     if options.picture:
         both = shares if "counted" in shares else shares.assign(corrected=shares["share"], counted=shares["share"])
         _save(carclf.plot.brand_shares(both).figure, options.picture)
-    of = "cars and photos" if "track" in scores.table else "photos"
+    of = "cars and photos" if "track" in scores.table else "photos" if n > 1 else "photo"
     print(f"Shares of {n:,} {of}, with 95 % intervals. {words}\n\n{shares_table(shares, n, of)}")
+    if not (classifier.card.promise and classifier.card.promise["kept"]):
+        print(f"\n{_promise(classifier)}")
     return status
 
 
@@ -303,7 +307,7 @@ def _predict(options: argparse.Namespace) -> int:
         carclf.metrics.save_predictions(predictions, options.csv)
     if options.draw:
         drawn = carclf.plot.draw_photos(predictions, options.draw)
-        _say(f"drew {len(drawn)} photos into {options.draw}")
+        _say(f"drew {counted(len(drawn), 'photo')} into {options.draw}")
     print(f"{photos_table(predictions)}\n\n{_promise(classifier)}")
     sys.stdout.flush()
     return _unread(unread(predictions), predictions.path.nunique(), missing)
@@ -337,9 +341,11 @@ def _video(options: argparse.Namespace) -> int:
     if options.timeline:
         _save(carclf.plot.timeline(cars).figure, options.timeline)
     print(cars_table(cars))
-    if n := int(cars.predicted.notna().sum()):
-        shares = carclf.metrics.counted_shares(cars)
-        print(f"\nShares of {n:,} cars, counted, not corrected for confusions, with 95 % intervals")
+    shares = carclf.metrics.counted_shares(cars)
+    if n := int(shares.cars.sum()):
+        unknown = int(cars.predicted.notna().sum()) - n
+        rest = f"; {unknown:,} unknown left out" if unknown else ""
+        print(f"\nShares of {counted(n, 'car')}{rest}, counted, not corrected for confusions, with 95 % intervals")
         print(f"{shares_table(shares, n, 'cars')}\n\n{_promise(classifier)}")
     sys.stdout.flush()
     return _unread(problems, len(clips), missing, "clips")

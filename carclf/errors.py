@@ -53,3 +53,8 @@ def shortened(text: str, most: int = 80) -> str:
     """Text of at most `most` characters: a longer one loses its middle."""
     kept = most - 1
     return text if len(text) <= most else f"{text[: kept - kept // 2]}…{text[len(text) - kept // 2 :]}"
+
+
+def counted(n: int, word: str) -> str:
+    """ "1 photo", "1,200 photos"."""
+    return f"{n:,} {word}{'' if n == 1 else 's'}"

@@ -55,8 +55,14 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a place to write to; its file replaces `path` once it is complete, and is deleted otherwise."""
+    """Give a place to write to; its file replaces `path` once it is complete, and is deleted otherwise.
+
+    A link stays, and what it points to is replaced. A device or a pipe is refused.
+    """
     with writing(path):
+        path = Path(os.path.realpath(path))
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is not a regular file")
         part = path.with_name(f"{path.name}.tmp")
         try:
             yield part

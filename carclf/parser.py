@@ -21,6 +21,8 @@ MODEL = "folder of a model, such as models/cars-lite0, or of a run"
 DETECTOR = "what finds the cars: a folder, or coco (default: the one that ships)"
 FILES = ("csv", "page", "picture", "timeline", "annotate")  # options that name a file to be written
 FOLDERS = ("out", "to", "draw", "cache")  # and a folder
+INPUTS = ("dir", "model", "boxes", "photos", "previous_split", "source")  # and "path", which are several
+TABLES = (".csv", ".tsv", ".txt")
 PICTURES = ("page", "picture", "timeline")  # which matplotlib writes
 
 
@@ -219,7 +221,11 @@ def check_outputs(options: argparse.Namespace) -> None:
     for name in (*FILES, *FOLDERS):
         if path := getattr(options, name, None):
             try:
-                _check_folder(Path(path)) if name in FOLDERS else _check_file(Path(path), f"--{name}", _endings(name))
+                if name in FOLDERS:
+                    _check_folder(Path(path))
+                else:
+                    _check_file(Path(path), f"--{name}", _endings(name))
+                    _check_inputs(Path(path), f"--{name}", options)
             except OSError as error:
                 raise OSError(cannot_write(path, error)) from error
 
@@ -247,6 +253,22 @@ def _check_file(path: Path, option: str, endings: list[str]) -> None:
     if path.exists() and not os.access(path, os.W_OK):
         raise PermissionError(13, "Permission denied")
     _try_to_write(path.parent)
+
+
+def _check_inputs(path: Path, option: str, options: argparse.Namespace) -> None:
+    """Refuse to replace what the command reads, or a file that is no output of this kind."""
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise ValueError(f"{option} {path} is a device or a pipe; give the name of a file")
+    if option == "--csv" and path.suffix.lower() not in TABLES:
+        raise ValueError(f"{option} {path} exists, and its name is not that of a table; choose one that ends in .csv")
+    read = [getattr(options, name, None) for name in INPUTS] + list(getattr(options, "path", []))
+    for one in (Path(text) for text in read if text):
+        if one.is_file() and one.samefile(path):
+            raise ValueError(f"{option} {path} would replace what this command reads; choose another name")
+        if one.is_dir() and option != "--csv" and path.resolve().is_relative_to(one.resolve()):
+            raise ValueError(f"{option} {path} lies in the folder that this command reads; choose another folder")
 
 
 def _check_folder(path: Path) -> None:

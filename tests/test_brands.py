@@ -158,8 +158,10 @@ mer_2.jpg austin_texas_2019.jpg austin.jpg morgan_freeman_2010.jpg nikola_tesla.
 henry_ford.jpg mini_van.jpg seat_belt.jpg child_seat_2019.jpg mars_rover_2012.jpg lotus_flower_2012.jpg
 plymouth_rock.jpg samsung_galaxy.jpg apollo_11.jpg logo-mercedes.png porches.jpg infinity_pool.jpg citron.jpg
 cherry_tree_2012.jpg accurate.jpg audience.jpg audiência.jpg kiara1.jpg saipan.jpg gaza.jpg solvers.jpg unit_test.png
-car_seat_2019.jpg bmwkfj2k.jpg bmwq9z4.jpg bmw7f3a2.jpg bmwxyz.jpg chevy_chase.jpg smart_tv_2020.jpg mini_skirt_2015.jpg
-genesis_band_1986.jpg ram_8gb.jpg fer_4.jpg dQw4w9WgXcQ.jpg golden.jpg Mustang.jpg corvette-c8.jpg smartphone_12.jpg
+car_seat_2019.jpg bmwkfj2k.jpg bmwq9z4.jpg bmw7f3a2.jpg chevy_chase.jpg smart_tv_2020.jpg mini_skirt_2015.jpg
+genesis_band_1986.jpg ferrari_portrait_1960.jpg mercedes-sosa-concert.jpg bentley_the_bulldog.jpg
+porsche_the_dog.jpg dodge_and_burn_tutorial.jpg
+ram_8gb.jpg fer_4.jpg dQw4w9WgXcQ.jpg golden.jpg Mustang.jpg corvette-c8.jpg smartphone_12.jpg
 seatbelt.jpg
 Forde_12.jpg Audible.jpg Opelika_1.jpg ford1ng.jpg vector-art.jpg .jpg
 """
@@ -352,6 +354,9 @@ def test_folders_from_the_root_on_may_say_the_brand_and_none_above():
     assert parse_path(path, "/mnt/opel/cars/Audi")[0] == "Audi"
     assert parse_path(path, "/mnt/opel/cars/Audi/of")[0] is None
     assert parse_path("/home/mercedes/1.jpg", "/home/mercedes")[0] is None
+    for folder in ("ds", "mini", "geo", "smart", "tank"):  # the folder given to scan may be called so
+        assert parse_path(f"/data/{folder}/1.jpg", f"/data/{folder}")[0] is None
+        assert parse_path(f"/data/{folder}/1.jpg", "/data")[0]
 
 
 @pytest.mark.parametrize(

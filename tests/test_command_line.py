@@ -286,7 +286,7 @@ def test_errors_are_one_line_with_the_remedy(arguments, message, photo_folder, t
         (["--stage", "all,6"], "must be UNFREEZE,EPOCHS,MAX_LR,SIZE, such as all,6,1e-3,128"),
         (["--stage", "alll,6,1e-3,128"], "did you mean 'all'?"),
         (["--stage", "all,0,1e-3,128"], "epochs=0 must be a whole number of at least 1"),
-        (["--set", "seed=3"], "with one of these names: label_smoothing"),
+        (["--set", "seed=3"], "there is no setting 'seed'; the settings are label_smoothing"),
         (["--set", "emma=3"], "; did you mean 'ema'?"),
         (["--set", "ema=much"], "'much' is no float, such as 0.0"),
         (["--set", "ema=2"], "ema=2.0 must be"),
@@ -447,6 +447,41 @@ def test_download_unpacks_your_own_archive(photo_folder, tmp_path, capsys):
     assert "40 photos written" in (said := capsys.readouterr().out)
     assert "40 with a brand in the name" in said
     assert len(carclf.scan(tmp_path / "images")) == 40
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("predict m photos/a.jpg --csv photos/a.jpg", "its name is not that of a table"),
+        ("predict m photos --csv m/card.json", "its name is not that of a table"),
+        ("predict m photos --boxes b.csv --csv b.csv", "would replace what this command reads"),
+        ("predict m photos --boxes b.csv --csv link.csv", "would replace what this command reads"),
+        ("shares m photos/a.jpg --picture photos/a.jpg", "would replace what this command reads"),
+        ("shares m photos --picture photos/a.jpg", "lies in the folder that this command reads"),
+        ("duplicates photos --page photos/a.jpg", "lies in the folder that this command reads"),
+        ("scan photos --csv /dev/null", "is a device or a pipe"),
+    ],
+)
+def test_an_output_replaces_nothing_that_is_no_output(command, message, photo_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "m").mkdir()
+    shutil.copy(next(photo_folder.glob("*.jpg")), "photos/a.jpg")
+    (tmp_path / "b.csv").write_text("path,x0,y0,x1,y1\n")
+    (tmp_path / "m/card.json").write_text("{}")
+    (tmp_path / "link.csv").symlink_to("b.csv")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    assert main(command.split()) == 1
+    assert message in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == before
+
+
+def test_a_table_may_be_written_again_and_through_a_link(photo_folder, tmp_path):
+    (tmp_path / "real.csv").touch()
+    (tmp_path / "link.csv").symlink_to("real.csv")
+    for _ in range(2):
+        assert main(["scan", str(photo_folder), "--csv", str(tmp_path / "link.csv")]) == 0
+    assert (tmp_path / "link.csv").is_symlink() and len(pd.read_csv(tmp_path / "real.csv")) == 40
 
 
 OUTPUTS = ["predict --csv", "predict --draw", "video --csv", "video --annotate", "video --timeline", "shares --csv"]

@@ -192,7 +192,7 @@ def test_a_promise_that_could_not_be_made_is_not_claimed(calibrated, evaluated):
     page = " ".join((folder / "report.html").read_text("utf-8").split())
     assert " ".join(said.split()) in page
     assert not any(
-        claim in page for claim in ("is proven", "proven on valid", "accepted answers are right", "at least 95")
+        claim in page for claim in ("% is proven", "proven on valid", "accepted answers are right", "at least 95")
     )
 
 

@@ -132,8 +132,8 @@ def test_side_that_is_up_survives_a_large_text():
     ("size", "options", "at_least", "expected"),
     [
         ((400, 300), {}, 100, None),
-        ((400, 300), {}, 151, "400 × 300, at most 50,000 are decoded; save it smaller, or ask for a fraction"),
-        ((400, 300), {}, None, "400 × 300, at most 50,000 are decoded; save it smaller, or ask for a fraction"),
+        ((400, 300), {}, 151, "400 × 300, at most 50,000 are decoded; save it smaller, or read a fraction"),
+        ((400, 300), {}, None, "400 × 300, at most 50,000 are decoded; save it smaller, or read a fraction"),
         ((600, 400), {}, 100, "600 × 400, at most 200,000 are read, even for a fraction; save it smaller"),
         ((400, 300), {"progressive": True, "subsampling": 2}, 100, None),
         ((400, 300), {"progressive": True, "subsampling": 0}, 100, "400 × 300, at most 200,000 are read, even"),
@@ -160,5 +160,6 @@ def test_a_photo_of_108_megapixels_is_read_at_a_fraction():
     assert found.size == (12_000, 9000)
     assert found.image.size == (1500, 1125)
     assert refusal(buffer.getvalue()).detail == (
-        "12000 × 9000, at most 80,000,000 are decoded; save it smaller, or ask for a fraction of it with at_least"
+        "12000 × 9000, at most 80,000,000 are decoded; save it smaller, "
+        "or read a fraction of it: read_photo(…, at_least=512)"
     )

@@ -148,7 +148,7 @@ def test_a_pair_shows_several_vehicles_before_a_vehicle_twice():
 
 def test_long_and_odd_names_become_one_short_line():
     assert plain("a\nb\udc80c") == "a b c"
-    assert plain("x" * 50 + ".jpg", 20) == "x" * 9 + "…" + "x" * 6 + ".jpg"
+    assert plain("x" * 50 + ".jpg", 20) == "x" * 10 + "…" + "x" * 5 + ".jpg"
 
 
 def test_duplicates_stand_side_by_side_and_contradictions_are_marked(photos):

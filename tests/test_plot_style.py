@@ -8,7 +8,8 @@ from PIL import Image
 from tables import make_manifest, make_predictions
 
 from carclf import plot
-from carclf.plot.style import Shares, counted, legend_above
+from carclf.errors import counted
+from carclf.plot.style import Shares, legend_above
 
 RIGHT = {"brand": "Toyota", "predicted": "Toyota", "confidence": 0.98, "decision": "accepted", "accepted": True}
 WRONG = RIGHT | {"brand": "Ford"}

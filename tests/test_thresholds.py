@@ -247,6 +247,8 @@ def test_decisions_are_counted():
     assert found["photos"].tolist() == [3, 1, 0] and found["share"].tolist() == [0.75, 0.25, 0]
     assert found["labelled"].tolist() == [2, 1, 0]
     assert found["right"].tolist() == pytest.approx([0.5, 1, np.nan], nan_ok=True)
+    other = decisions(predictions.assign(brand=predictions["brand"].where(predictions.index != 1, "Zeekr")), ["Audi"])
+    assert other[["labelled", "other_brand", "right"]].loc["accepted"].tolist() == [1, 1, 1]
 
 
 def test_per_cents_are_written_one_way():

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from carclf.brands.makes import WORD, key, lone_models, names, rows
+from carclf.brands.makes import WORD, everyday, key, lone_models, names, rows
 from carclf.brands.spelling import (
     BODY,
     CODE,
@@ -142,7 +142,8 @@ def _folders(path: str, root: str | None) -> tuple[str | None, str | None, str |
     nearest = parts[first:][::-1]
     for i, folder in enumerate(nearest if root else nearest[:3]):
         brand, model = _folder(folder)
-        if brand is None:
+        # The folder given to scan may be called anything: "ds" for a data set, "mini" for a small one.
+        if brand is None or (root and i == len(nearest) - 1 and key(folder) in everyday()):
             continue
         below = [_NUMBERING.sub("", name) for name in nearest[:i]]
         models = [name for name in reversed(below) if _is_model(brand, name)]

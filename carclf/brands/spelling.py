@@ -46,6 +46,13 @@ NOT_BEFORE = words(
     theatre toilet navy ship tower towers tunnel university valley
     """
 )
+# What shows anywhere after a brand that a person, a pet or a thing has this name, unless a model stands beside it.
+_NO_CAR = words(
+    """
+    actor actress boarding bulldog birthday computer concert dog feeder headshot movie party portrait printer
+    puppy singer tutorial
+    """
+)
 _NOT_WITH = {
     "seat": words("belt belts back cover"),
     "chevy": words("chase"),
@@ -179,7 +186,7 @@ def _is_boundary(word: str, cut: int, head: str) -> bool:
     if common or word.casefold() in _NOT_GLUED:
         return False
     own = head in ("mercedes", "rangerover", key(names()[head])) and rows()[names()[head]].alone
-    if head == "bmw" and re.fullmatch(r"[a-z]{5,}\d{0,3}", low):  # bmwconcept
+    if head == "bmw" and re.fullmatch(r"[a-z]+\d{0,3}", low):  # bmwrent, but not bmwkfj2k
         return True
     return bool(_LOOSE.match(low) if cut > 4 and own else cut > 2 and _CODE.match(low))
 
@@ -197,13 +204,14 @@ def _certainty(parts: list[str], start: int, at: int, spelling: str, end: int) -
     if following in _NOT_WITH.get(spelling, ()) or (at > 1 and key(parts[at - 2]) in _NOT_AFTER):
         return 0
     common = spelling in everyday()
-    if not common and (at == start or len(spelling) > 3) and following not in NOT_BEFORE:
+    after = [key(word) for word in parts[end + 2 :: 2]]
+    doubtful = following in NOT_BEFORE or not _NO_CAR.isdisjoint(after)
+    if not common and (at == start or len(spelling) > 3) and not doubtful:
         return 2
     before = [key(word) for word in parts[1:at:2]]
-    after = [key(word) for word in parts[end + 2 :: 2]]
     models = rows()[names()[spelling]].models
     beside = _is_beside(after, models) or _is_beside([w for w in after[:3] if not is_year(w)], models)
-    if following in NOT_BEFORE and not beside:
+    if doubtful and not beside:
         return 0
     if not common:
         known = at == start or len(spelling) > 3 or spelling in ("bmw", "byd", "gmc", "kia", "gaz", "vaz", "uaz")

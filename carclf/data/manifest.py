@@ -22,7 +22,7 @@ from carclf.data.duplicates import SIDE, fingerprint, merge_duplicates
 from carclf.data.listing import count_endings, describe_endings, list_files
 from carclf.data.moved import missing, missing_text, relocated
 from carclf.data.photos import PhotoError, probe, read_bytes
-from carclf.errors import no_such, shortened
+from carclf.errors import counted, no_such, shortened
 from carclf.files import file_state, read_csv
 
 TEXTS = (
@@ -209,14 +209,15 @@ def summary(manifest: pd.DataFrame) -> str:
     """What a scan found, in a few lines: counts, where the brands were read, unread names, problems."""
     good, unread = usable(manifest), manifest[manifest.brand.isna()]
     brands, vehicles = good.brand.nunique(), good.vehicle.nunique()
-    lines = [f"{len(manifest):,} photos, {len(good):,} usable: {brands} brands, {vehicles:,} vehicles"]
+    found = f"{counted(brands, 'brand')}, {counted(vehicles, 'vehicle')}"
+    lines = [f"{counted(len(manifest), 'photo')}, {len(good):,} usable: {found}"]
     told = {"model": "only a model, such as 'Mustang'"}
     sources = [f"{told.get(s, f'the {s}')}: {n:,}" for s, n in manifest.label_from.value_counts().items()]
     lines.append(f"brand read from {', '.join(sources)}" if sources else "no name carries a brand")
     if len(unread):
         patterns = Counter(name_pattern(Path(path).name) for path in unread.path).most_common(5)
         named = ", ".join(f"{shortened(pattern)} ({n:,})" for pattern, n in patterns)
-        lines.append(f"no brand in {len(unread):,} names: {named}")
+        lines.append(f"no brand in {counted(len(unread), 'name')}: {named}")
     problems = manifest.problem.dropna().str.split(":").str[0].value_counts()
     if len(problems):
         lines.append("set aside: " + ", ".join(f"{reason} ({n:,})" for reason, n in problems.items()))

@@ -269,7 +269,7 @@ def _check_pixels(image: Image.Image, width: int, height: int, limits: Limits) -
     if Image.MAX_IMAGE_PIXELS is not None:
         most = min(most, 2 * Image.MAX_IMAGE_PIXELS)
     if image.width * image.height > most:
-        remedy += ", or ask for a fraction of it with at_least" if isinstance(image, JpegImageFile) else ""
+        remedy += ", or read a fraction of it: read_photo(…, at_least=512)" if isinstance(image, JpegImageFile) else ""
         raise PhotoError("too many pixels", f"{width} × {height}, at most {most:,} are decoded; {remedy}")
     if isinstance(image, JpegImageFile):
         full = width * height

@@ -18,6 +18,7 @@ from scipy.special import logsumexp, softmax
 from tqdm.auto import tqdm
 
 from carclf.metrics.intervals import TAIL, share_interval
+from carclf.metrics.thresholds import NEVER_ACCEPTED
 
 RIDGE = 0.5  # pseudo-photos about each bias: a brand with three photos in valid does not get a wild one
 # Pseudo-photos of each brand in valid. With 0.5, a brand that valid lacks took a tenth of a street that had none of it.
@@ -58,7 +59,7 @@ def shares_on(
 
 
 def counted_shares(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The share of each brand among the answers, one per row: photos, or the cars of a clip.
+    """The share of each brand among the answers, one per row: photos, or the cars of a clip; the unknown are left out.
 
     Nothing is known of the model's confusions here; `shares_on` corrects for them.
 
@@ -67,6 +68,8 @@ def counted_shares(predictions: pd.DataFrame) -> pd.DataFrame:
     DataFrame indexed by brand, largest share first
         ``cars`` (int), ``share``, and its exact 95 % interval, ``low`` to ``high``; shares in 0..1 of all answers.
     """
+    if "decision" in predictions:
+        predictions = predictions[~predictions["decision"].isin(NEVER_ACCEPTED)]
     brand = predictions["predicted"].dropna()
     cars, each = brand.value_counts(), pd.Series(np.arange(len(brand)), brand.index)
     found = {name: share_interval(brand == name, each, each * 0).iloc[0] for name in cars.index}

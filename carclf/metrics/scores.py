@@ -79,7 +79,7 @@ def _why_none(predictions: pd.DataFrame) -> str:
     if len(brands):
         return f"the model does not know {listed(brands.value_counts().to_dict())}; give photos of its own brands"
     rule = "a photo counts if it was read and its file name gives a brand that the model knows"
-    return f"{rule}. See the columns brand, predicted and problem."
+    return rule
 
 
 def is_right(table: pd.DataFrame) -> pd.Series:

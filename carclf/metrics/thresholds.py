@@ -191,23 +191,29 @@ def _needed(right: float, coverage: float, accuracy: float, confidence_level: fl
     return int(np.ceil(answered[enough.argmax()] / coverage - 1e-9)) if enough.any() else None
 
 
-def decisions(predictions: pd.DataFrame) -> pd.DataFrame:
+def decisions(predictions: pd.DataFrame, classes: Sequence[str] | None = None) -> pd.DataFrame:
     """Photos that are accepted, unsure, unknown and so on, their share, and how many of those with a brand are right.
 
     Returns
     -------
     DataFrame indexed by decision
         ``photos`` (int), ``share`` of the photos read, ``labelled`` (int, photos with both a brand and an answer), and
-        ``right``, the share of these in 0..1, missing if there is none.
+        ``right``, the share of these in 0..1, missing if there is none. With `classes`, photos of other brands are not
+        counted as labelled but in ``other_brand`` (int): no answer is right for them.
     """
     read = predictions[predictions["decision"].notna()]
     named = read["brand"].notna() & read["predicted"].notna()
+    other = named & ~read["brand"].isin(list(classes)) if classes is not None else named & False
+    named &= ~other
     groups = is_right(read).where(named).astype(float).groupby(read["decision"])
     share = groups.size() / max(len(read), 1)
     table = pd.DataFrame({"photos": groups.size(), "share": share, "labelled": groups.count(), "right": groups.mean()})
+    if classes is not None:
+        table["other_brand"] = other.groupby(read["decision"]).sum()
     rest = [decision for decision in table.index if decision not in DECISIONS]  # of cars: too small, no car found
     table = table.reindex(pd.Index([*DECISIONS, *rest], name="decision"))
-    return table.fillna({"photos": 0, "share": 0.0, "labelled": 0}).astype({"photos": int, "labelled": int})
+    counts = [name for name in ("photos", "labelled", "other_brand") if name in table]
+    return table.fillna({"share": 0.0, **dict.fromkeys(counts, 0)}).astype(dict.fromkeys(counts, int))
 
 
 def _answers(predictions: pd.DataFrame) -> pd.DataFrame:

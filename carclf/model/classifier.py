@@ -73,6 +73,8 @@ class Classifier:
         Raises FileNotFoundError or ValueError if a file is missing, or if they do not fit together.
         """
         folder = Path(folder)
+        if (folder / "model" / CARD).is_file() and not (folder / CARD).exists():
+            folder = folder / "model"  # of a run
         if not folder.is_dir():
             raise FileNotFoundError(no_such(folder))
         for name in (WEIGHTS, CARD):

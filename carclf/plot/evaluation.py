@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from carclf.errors import counted
 from carclf.metrics import scores
 from carclf.metrics.calibration import expected_calibration_error, reliability_table
 from carclf.metrics.intervals import share_interval
@@ -28,7 +29,6 @@ from carclf.plot.style import (
     WIDTH,
     WRONG,
     axes,
-    counted,
     house_style,
     legend_above,
     nothing,

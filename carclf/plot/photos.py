@@ -20,6 +20,7 @@ from PIL import Image
 from carclf.brands import owner_of
 from carclf.data.duplicates import contradicts
 from carclf.data.photos import PhotoError, read_photo
+from carclf.errors import counted
 from carclf.metrics.scores import confused_pairs, scored
 from carclf.model.crops import SMALL, judged
 from carclf.plot.cars import draw_cars
@@ -29,7 +30,6 @@ from carclf.plot.style import (
     RIGHT,
     WIDTH,
     WRONG,
-    counted,
     figure,
     house_style,
     is_right,

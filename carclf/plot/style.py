@@ -136,11 +136,6 @@ def rate(x: float, _: Any = None) -> str:
 RATES = FuncFormatter(rate)
 
 
-def counted(n: int, word: str) -> str:
-    """ "1 photo", "1,200 photos"."""
-    return f"{n:,} {word}{'' if n == 1 else 's'}"
-
-
 def plain(text: object, length: int = 40) -> str:
     """`text` as one printable line of at most `length` characters, shortened in the middle; "98 %" stays together."""
     line = "".join(c if c.isprintable() or c == "\N{NO-BREAK SPACE}" else " " for c in str(text))

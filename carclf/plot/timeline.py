@@ -7,8 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
+from carclf.errors import counted
 from carclf.plot.cars import COLOURS, OTHER
-from carclf.plot.style import DARK, WIDTH, axes, counted, house_style, nothing, plain, verdict
+from carclf.plot.style import DARK, WIDTH, axes, house_style, nothing, plain, verdict
 
 LABELLED = 60  # cars at most that have their names beside them
 

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from carclf.data.manifest import require_usable
+from carclf.errors import counted
 from carclf.plot.style import (
     DARK,
     PALE,
@@ -22,7 +23,6 @@ from carclf.plot.style import (
     WIDTH,
     WRONG,
     axes,
-    counted,
     figure,
     house_style,
     legend_above,

@@ -149,6 +149,8 @@ def evaluate(
         card promises, as text), ``accepted_share``, ``accepted_photos``, ``accepted_accuracy`` (None if nothing is
         accepted), ``calibration_error`` with its interval.
     """
+    if not isinstance(test, pd.DataFrame):
+        raise TypeError(f"test is a manifest, not {test!r}; carclf.scan(folder) makes one")
     given = one_car(cars, boxes, detector)
     folder, card, classes = Path(folder), classifier.card, classifier.classes
     gone = _gone(test)
@@ -196,7 +198,7 @@ def evaluate(
             "\n\nThe largest, most central car of each photo was judged, and its crop is shown. A photo without a car "
             "was judged as a whole, and is never accepted; a car that is too small got no answer."
         )
-    sections = [Section("Accepted, unsure, unknown", words, [decisions(scores.table)])]
+    sections = [Section("Accepted, unsure, unknown", words, [decisions(scores.table, classes)])]
     valid, kept = None, None
     if split is not None:
         words = "Photos of car models that are in train, and of car models that the network has never seen."

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from carclf.data.boxes import NO_CAR, SMALL
-from carclf.errors import shortened
+from carclf.errors import counted, shortened
 from carclf.metrics.prevalence import resolution
 from carclf.metrics.thresholds import decisions
 from carclf.metrics.words import metrics_table, percent
@@ -107,11 +107,12 @@ def shares_table(shares: pd.DataFrame, n: int, of: str = "photos") -> str:
         for brand, row in zip(seen.index, seen.itertuples(index=False), strict=True)
     ]
     rest, below = len(shares) - len(seen), percent(least, digits or 1)
-    more = f"\n{rest} more brands were not seen: below {below} each, as far as {n:,} {of} can tell" if rest else ""
-    return table(rows) + more
+    verb = "was" if rest == 1 else "were"
+    more = f"\n{counted(rest, 'more brand')} {verb} not seen: below {below} each, as far as {n:,} {of} can tell"
+    return table(rows) + (more if rest else "")
 
 
-def evaluation_table(metrics: dict[str, Any], predictions: pd.DataFrame) -> str:
+def evaluation_table(metrics: dict[str, Any], predictions: pd.DataFrame, classes: Sequence[str]) -> str:
     """Scores of `compute_metrics`, and what the decisions are worth."""
     scores = metrics_table(metrics)["value"]
     rows = [
@@ -121,7 +122,8 @@ def evaluation_table(metrics: dict[str, Any], predictions: pd.DataFrame) -> str:
             "share": percent(row.share),
             "right": f"{percent(row.right)} of {row.labelled:,}" if row.labelled else "–",
         }
-        for row in decisions(predictions).itertuples()
+        | ({"of other brands": f"{row.other_brand:,}"} if metrics["unknown_brand"] else {})
+        for row in decisions(predictions, classes).itertuples()
     ]
     width = max(map(len, scores.index))
     return "\n".join([*(f"{name:{width}}  {value}" for name, value in scores.items()), "", table(rows)])
