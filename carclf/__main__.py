@@ -167,8 +167,9 @@ def _train(options: argparse.Namespace) -> None:
     manifest = carclf.scan(parser.check_folder(options.dir))
     manifest = carclf.split(manifest, seed=recipe.seed, group_by=options.group_by, previous_split=previous)
     print(summary(manifest))
-    # The usual side of cached photos, or more if a stage needs larger ones.
-    needed = max(192, 64 * math.ceil(max(stage.size for stage in recipe.stages) / 64))
+    # The usual side of cached photos, or more if a stage needs larger ones; above 512 px only if asked to, as the cache
+    # grows with the square.
+    needed = min(512, max(192, 64 * math.ceil(max(stage.size for stage in recipe.stages) / 64)))
     cache = carclf.TensorCache.build(manifest, options.cache, options.cache_size or needed)
     run = carclf.fit(recipe, manifest, cache, options.out, log_with=options.log_with)
     if not _is_first():

@@ -104,7 +104,7 @@ def _train(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("dir", help="folder of photos")
     sub.add_argument("--out", required=True, help="folder of the run, such as runs/first")
     sub.add_argument("--cache", default="cache", help="folder of the tensor cache (default: %(default)s)")
-    sub.add_argument("--cache-size", type=int, help="side of cached photos (default: 192, or what the stages need)")
+    sub.add_argument("--cache-size", type=int, help="side of cached photos (default: what the stages need, 192 to 512)")
     keep = "what the split keeps together (default: %(default)s)"
     groups = ("vehicle", "model", "photo")
     sub.add_argument("--group-by", "--whole", default="vehicle", choices=groups, help=keep)

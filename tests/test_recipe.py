@@ -81,6 +81,7 @@ def stage(unfreeze="all", epochs=3, max_lr=1e-3, size=64):
         ({"head": "mpl"}, "head='mpl' must be one of: None, linear, mlp; did you mean 'mlp'?"),
         ({"augment": {"rotat": 3}}, "augment has no strength 'rotat'; did you mean 'rotate'?"),
         ({"device": "cdua"}, "device='cdua' must be one of: auto, cuda, .*; did you mean 'cuda'?"),
+        ({"device": "gpu"}, "device='gpu' must be one of: auto, cuda, .*; did you mean 'cuda'?"),
         ({"device": 0}, "device=0 must be one of: auto, cuda"),
         ({"weights": "imagnet"}, "there is no file 'imagnet'; did you mean 'imagenet'?"),
         ({"weights": "gone.pth"}, "no file gone.pth; give weights='imagenet', None or the path of a state dict"),

@@ -294,3 +294,8 @@ def test_leakage_counts_test_photos_with_siblings_in_train(column):
         "vehicle": {"test_photos": 4, "with_sibling_in_train": 2, "share": 0.5},
         "model": {"test_photos": 4, "with_sibling_in_train": 3, "share": 0.75},
     }
+
+
+def test_a_table_that_is_no_manifest_is_refused():
+    with pytest.raises(ValueError, match=r"this is no manifest, as it lacks brand, problem; carclf\.scan\(folder\)"):
+        split(pd.DataFrame({"path": ["a.jpg"]}))

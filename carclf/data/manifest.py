@@ -181,6 +181,9 @@ def usable(manifest: pd.DataFrame) -> pd.DataFrame:
 
 def require_usable(manifest: pd.DataFrame) -> pd.DataFrame:
     """The `usable` rows; a ValueError with the remedy if there are none."""
+    if missing := {"path", "brand", "problem"}.difference(manifest):
+        lacking = ", ".join(sorted(missing))
+        raise ValueError(f"this is no manifest, as it lacks {lacking}; carclf.scan(folder) makes one")
     rows = usable(manifest)
     if rows.empty:
         example = f", such as {shortened(Path(manifest.path.iloc[0]).name)!r}" if len(manifest) else ""

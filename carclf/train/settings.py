@@ -87,7 +87,7 @@ def check_device(name: Any) -> None:
     kind, colon, number = name.partition(":") if isinstance(name, str) else ("", "", "")
     kinds = ("auto", *device.KINDS)
     if kind not in kinds or (colon and not number.isdecimal()):
-        near = did_you_mean(name, kinds)
+        near = "; did you mean 'cuda'?" if name == "gpu" else did_you_mean(name, kinds)
         raise ValueError(f"device={name!r} must be one of: {', '.join(kinds)}, or one with a number, as cuda:1{near}")
 
 
