@@ -284,7 +284,7 @@ def _check_pixels(image: Image.Image, width: int, height: int, limits: Limits) -
 def _refusal(error: Exception) -> PhotoError:
     message = f"{type(error).__name__}: {error}".strip()
     truncated = any(words in message.lower() for words in ("truncated", "end of file", "eoferror"))
-    return PhotoError("truncated" if truncated else "unreadable", message)
+    return PhotoError("truncated", "the file breaks off") if truncated else PhotoError("unreadable", message)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -135,6 +135,7 @@ def score_video(
             if source.duration:  # known once the first frame is read, if at all
                 bar.total, bar.bar_format = max(source.duration, now), PROGRESS
             bar.update(now - bar.n)
+        bar.total = bar.n  # the last frame ends before the clip does; a notebook would leave a red bar
     done += [car.closed() for car in cars.values()]
     kept = sorted((car for car in done if car.frames >= min(LEAST, looked)), key=lambda car: (car.first, car.number))
     scores = _scores(classifier, source.label if source.is_camera else source.name, kept)
