@@ -114,7 +114,7 @@ def _train_epoch(engine: Engine, state: State, records: Records) -> dict:
     first, steps = state.epoch * len(batches), stage.epochs * len(batches)
     title = f"stage {number + 1}/{len(engine.recipe.stages)} epoch {state.epoch + 1}/{stage.epochs}"
     began, seen = time.monotonic(), 0
-    bar = tqdm(batches, title, unit="step", leave=False, **engine.processes.bar)
+    bar = tqdm(batches, title, unit="step", leave=False, delay=1, **engine.processes.bar)
     bar.update(state.step)
     for step in range(state.step, len(batches)):
         lr = one_cycle(first + step, steps, stage.max_lr)
@@ -221,8 +221,9 @@ def score_splits(
         manifest = manifest.assign(
             problem=manifest.problem.astype(object).mask(manifest.split == "test", "kept for the test")
         )
-    rows = []
-    for ways in _alike(manifest, group_by):
+    alike, rows = _alike(manifest, group_by), []
+    bar = tqdm(total=EPOCHS * len(alike), desc="compare splits", unit="epoch", leave=False)
+    for ways in alike:
         name = " or ".join(WAYS[way] for way in ways)
         if len(ways) > 1:
             note += f"; {name} is the same here, as every {ways[0]} is another {ways[-1]}, and is trained once"
@@ -231,7 +232,7 @@ def score_splits(
             divided = split(manifest, seed=recipe.seed, group_by=ways[0])
         try:
             with TemporaryDirectory() as folder:
-                classifier = fit(short, divided, cache, folder).classifier
+                classifier = fit(short, divided, cache, folder, on_epoch=lambda _: bar.update()).classifier
         except KeyboardInterrupt:
             raise KeyboardInterrupt("stopped; the comparison of splits starts over when it is called again") from None
         metrics = compute_metrics(
@@ -241,6 +242,7 @@ def score_splits(
         row = {"split": name, "photos": metrics["n"]}
         row |= {"with_sibling_in_train": leakage(scored).share["vehicle"], "accuracy": metrics["accuracy"]}
         rows.append(row | {"low": metrics["accuracy_low"], "high": metrics["accuracy_high"]})
+    bar.close()
     columns = ["split", "photos", "with_sibling_in_train", "accuracy", "low", "high"]
     scores = pd.DataFrame(rows, columns=columns).set_index("split")
     scores.attrs["note"] = note
