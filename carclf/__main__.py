@@ -44,18 +44,15 @@ def main(arguments: list[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left to print goes nowhere
         return 141
     except KeyboardInterrupt:
-        again = (
-            "run the same command again to resume" if options.command == "train" else "it starts over when run again"
-        )
-        _say(f"stopped; {again}")
+        resumes = options.command == "train"
+        _say(f"stopped; {'run the same command again to resume' if resumes else 'it starts over when run again'}")
         return 130
     except Exception as error:
         if options.debug:
             traceback.print_exc()
         known = isinstance(error, (ValueError, OSError, ArithmeticError, ImportError))
-        kind = (
-            "not enough memory" if isinstance(error, MemoryError) else f"{type(error).__name__} (--debug shows where)"
-        )
+        kind = type(error).__name__ + " (--debug shows where)"
+        kind = "not enough memory" if isinstance(error, MemoryError) else kind
         _say(str(error) if known else f"{kind}: {error}")
         return 1
 
@@ -178,7 +175,7 @@ def _train(options: argparse.Namespace) -> None:
     print(run.history[shown].round(3).to_string(index=False))
     print(f"model: {run.folder / 'model'}", flush=True)
     carclf.calibrate_on_valid(run.classifier, manifest, run.folder / "model", options.accuracy)
-    if run.classifier.card.promise and run.classifier.card.promise["kept"]:  # else the warning has just said so
+    if run.classifier.card.is_kept:  # else the warning has just said so
         print(_promise(run.classifier))
 
 
@@ -286,9 +283,9 @@ def _shares(options: argparse.Namespace) -> int:
     if options.picture:
         both = shares if "counted" in shares else shares.assign(corrected=shares["share"], counted=shares["share"])
         _save(carclf.plot.brand_shares(both).figure, options.picture)
-    of = "cars and photos" if "track" in scores.table else "photos" if n > 1 else "photo"
+    of = "cars and photos" if "track" in scores.table else "photo" if n == 1 else "photos"
     print(f"Shares of {n:,} {of}, with 95 % intervals. {words}\n\n{shares_table(shares, n, of)}")
-    if not (classifier.card.promise and classifier.card.promise["kept"]):
+    if not classifier.card.is_kept:
         print(f"\n{_promise(classifier)}")
     return status
 

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import carclf
 from carclf.errors import cannot_write, did_you_mean, no_such
+from carclf.model.card import folder_of
 
 STATUS = """exit status: 0 done; 1 an error, or nothing could be read; 2 wrong usage;
 3 some of the photos or clips could not be read, the others are done; 130 stopped by Ctrl-C;
@@ -333,4 +334,4 @@ def model_folder(path: str) -> Path:
         raise ValueError(f"{path} is a file; the folder of a model comes first, such as models/cars-lite0")
     if not folder.is_dir():
         raise FileNotFoundError(f"{no_such(path)}; the folder of a model comes first, such as models/cars-lite0")
-    return folder / "model" if (folder / "model").is_dir() and not (folder / "card.json").exists() else folder
+    return folder_of(folder)

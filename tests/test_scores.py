@@ -7,6 +7,7 @@ from scipy.stats import binomtest
 from sklearn import metrics as reference
 from tables import make_predictions, predictions_of
 
+from carclf.brands import makes
 from carclf.metrics import label_errors, scores, words
 from carclf.metrics.calibration import reliability_table
 from carclf.metrics.scores import brand_report, compute_metrics, confused_pairs, confusion, ordered
@@ -224,7 +225,8 @@ def test_confused_pairs_most_frequent_first(monkeypatch):
 def test_an_answer_may_be_right_under_another_name(monkeypatch):
     """A Hummer H1 is also an AM General; it counts on the diagonal of its own brand, and a later Hummer does not."""
     also = {("Hummer", "H1"): {"AM General"}}
-    monkeypatch.setattr(scores, "_also_right", lambda brand, model: frozenset(also.get((brand, model), ())))
+    for module in (makes, scores):
+        monkeypatch.setattr(module, "also_right", lambda brand, model: frozenset(also.get((brand, model), ())))
     said = ["AM General", "AM General", "Hummer", "Audi", None, "AM General"]
     brands = ["Hummer"] * 5 + [None]
     models = ["H1", "H3", "H1", "H1", "H1", "H1"]

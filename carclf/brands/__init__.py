@@ -2,7 +2,7 @@
 
 # ruff: noqa: F401 - the names below are for the rest of the package
 
-from carclf.brands.makes import Brand, also_right, brand_table, owner_of
+from carclf.brands.makes import Brand, also_right, brand_table, is_right_answer, owner_of
 from carclf.brands.names import (
     ParsedName,
     folder_brand,

@@ -99,6 +99,7 @@ def owner_of(brand: str) -> str | None:
     return row.owner if row else None
 
 
+@lru_cache(maxsize=1 << 10)
 def also_right(brand: str, model: str | None) -> frozenset[str]:
     """Other brands that are right, too, for a vehicle with this label: a Hummer H1 is also an AM General."""
     row = rows().get(brand)
@@ -106,3 +107,10 @@ def also_right(brand: str, model: str | None) -> frozenset[str]:
         return frozenset()
     words = {key(word) for word in WORD.findall(model or "")}
     return frozenset(twin.brand for twin in row.twins if not twin.words or twin.words & words)
+
+
+def is_right_answer(predicted: object, brand: object, model: object = None) -> bool:
+    """Whether an answer is right for a vehicle with this label: the brand itself, or one that is also right."""
+    if not isinstance(predicted, str) or not isinstance(brand, str):
+        return False
+    return predicted == brand or predicted in also_right(brand, model if isinstance(model, str) else None)

@@ -18,6 +18,7 @@ from carclf.brands.spelling import (
     NOT_BEFORE,
     OPENER,
     PEOPLE,
+    RUN,
     find,
     is_random,
     is_year,
@@ -43,7 +44,6 @@ _NOISE = re.compile(r"0\w\w+\Z|\d{5,}\Z|\d\d+x\d\d+\Z")  # collection numbers, p
 _NUMBERING = re.compile(r"\A\d{1,4}[\W_]+(?=[^\W\d])")  # 01_Audi, 001.BMW
 _GENERATION = re.compile(r"mk\d|gen\d|\dg\Z|[ivx]{2,4}\Z")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
-_RUN = re.compile(r"\d+|\D+")
 
 
 class ParsedName(NamedTuple):
@@ -113,7 +113,7 @@ def name_pattern(name: str | os.PathLike) -> str:
     """Shape of a name, to group unread names: ``Image_001891.jpg`` is ``Image_<digits>``, random letters ``<id>``."""
     parts = WORD.split(_UUID.sub("<id>", _stem(name)))
     for i in range(1, len(parts), 2):
-        word, runs = parts[i], len(_RUN.findall(parts[i]))
+        word, runs = parts[i], len(RUN.findall(parts[i]))
         is_id = (len(word) >= 8 and runs > 2) or (len(word) >= 10 and runs == 1 and word.isupper())
         parts[i] = "<id>" if is_id else re.sub(r"\d+", "<digits>", word)
     return "".join(parts)

@@ -13,6 +13,7 @@ from carclf.brands.makes import WORD, everyday, key, misspelt, names, rows
 
 
 def words(text: str) -> frozenset[str]:
+    """The words of a text, such as a list in this module."""
     return frozenset(text.split())
 
 
@@ -83,7 +84,7 @@ _GLUED = re.compile(r"(?:(?:[A-Z][a-z]{2,})(?:[A-Z][a-z]+)*\d*|[A-Za-z]{1,2}\d{1
 _LOOSE = re.compile(r"s\Z|[a-z]{2,14}\d{0,4}\Z|\d{1,4}[a-z]{1,5}\d?\Z|[a-z]{1,4}\d{1,4}[a-z]{0,8}\d?\Z")
 _CODE = re.compile(r"[a-z]\d{1,3}[a-z]{0,2}\Z|\d{2,3}[a-z]{1,3}\Z")  # x5, w140, 450slc
 CODE = re.compile(r"[a-z]{1,3}\d{1,3}[a-z]{0,2}\Z|\d{3}[a-z]{0,2}\Z")
-_RUN = re.compile(r"\d+|\D+")
+RUN = re.compile(r"\d+|\D+")
 
 
 def find(stem: str) -> tuple[str | None, list[str], int]:
@@ -175,7 +176,7 @@ def _is_boundary(word: str, cut: int, head: str) -> bool:
         return len(low) > 1 or low.isdecimal()
     if tail.isdecimal():  # audi2, bmw320; but jaguar2, not ram1234
         return cut > 2 and len(tail) <= (2 if common else 4)
-    if is_random(first + low) and len(_RUN.findall(first + low)) > 3:
+    if is_random(first + low) and len(RUN.findall(first + low)) > 3:
         return False
     if len(bare) > 2 and (bare in models or (cut > 2 and any(bare.startswith(m) for m in models if len(m) > 3))):
         return True
@@ -287,10 +288,11 @@ def _is_one_slip(word: str, right: str) -> bool:
 
 
 def is_year(word: str) -> bool:
+    """Whether a word is a year in which cars were built, or nearly so: 1886 to 2039."""
     return len(word) == 4 and word.isdecimal() and "1886" <= word <= "2039"
 
 
 def is_random(word: str) -> bool:
     """Whether digits and short runs of letters alternate, as in an identifier."""
-    runs = _RUN.findall(word)
+    runs = RUN.findall(word)
     return len(word) >= 10 and len(runs) > 2 and max(map(len, runs)) < 7

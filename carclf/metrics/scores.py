@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,12 @@ from scipy.sparse import hstack
 from scipy.spatial.distance import squareform
 from sklearn.metrics import precision_recall_fscore_support
 
-from carclf.brands import also_right, owner_of
+from carclf.brands import also_right, is_right_answer, owner_of
 from carclf.data.boxes import SMALL
 from carclf.data.splits import model_key
 from carclf.files import write_csv
 from carclf.metrics.intervals import indicator, percentiles, resampled_sums, share_interval
 from carclf.metrics.words import listed
-
-_also_right = lru_cache(also_right)
 
 
 def scored(predictions: pd.DataFrame, classes: Sequence[str] | None = None) -> pd.DataFrame:
@@ -87,12 +84,8 @@ def is_right(table: pd.DataFrame) -> pd.Series:
 
     A photo without an answer or without a brand is not. If the table has a `model`, it decides which brands those are.
     """
-    rows = zip(table["brand"], _models(table), table["predicted"], strict=True)
-    right = [
-        said == brand or (isinstance(said, str) and isinstance(brand, str) and said in _also_right(brand, model))
-        for brand, model, said in rows
-    ]
-    return pd.Series(np.array(right, bool) & table["predicted"].notna().to_numpy(), table.index)
+    rows = zip(table["predicted"], table["brand"], _models(table), strict=True)
+    return pd.Series(np.array([is_right_answer(*row) for row in rows], bool), table.index)
 
 
 def answers(table: pd.DataFrame) -> pd.Series:
@@ -156,7 +149,7 @@ def photo_scores(table: pd.DataFrame, seed: int = 0, n_boot: int = 1000) -> dict
         low, high = percentiles(draws, vehicles)
         found |= {name: score, f"{name}_low": low, f"{name}_high": high}
     rows = zip(*(table[name] for name in ("right", "brand", "top5")), _models(table), strict=True)
-    in_top5 = [right or bool({brand, *_also_right(brand, model)} & set(top5)) for right, brand, top5, model in rows]
+    in_top5 = [right or bool({brand, *also_right(brand, model)} & set(top5)) for right, brand, top5, model in rows]
     return found | {
         "top5_accuracy": float(np.mean(in_top5)),
         "mean_confidence": float(table["confidence"].mean()),

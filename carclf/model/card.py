@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,16 @@ class Card:
     schema: int = SCHEMA
 
     @property
+    def is_kept(self) -> bool:
+        """Whether the threshold keeps a promise."""
+        return self.promise is not None and self.promise["kept"]
+
+    @property
     def accept_from(self) -> float:
         """The confidence from which an answer is accepted; infinite if nothing is proven and no threshold was set."""
-        if self.promise is not None:
-            return self.threshold if self.promise["kept"] else float("inf")
-        return self.threshold or float("inf")
+        if self.promise is None:
+            return self.threshold or float("inf")
+        return self.threshold if self.is_kept else float("inf")
 
     def save(self, folder: Path) -> None:
         """Write card.json into a model folder."""
@@ -59,6 +65,12 @@ class Card:
                 f"{path} is not a model card of this version ({error}); train or download the model again"
             ) from error
         return card
+
+
+def folder_of(path: str | os.PathLike) -> Path:
+    """The folder of a model; of a run, the one in it."""
+    folder = Path(path)
+    return folder / "model" if (folder / "model").is_dir() and not (folder / CARD).exists() else folder
 
 
 def _check_promise(promise: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from carclf.files import writing
 from carclf.model import crops
 from carclf.model.augment import Augment
 from carclf.model.backbones import empty_model, features, head_of, n_features, normalisation
-from carclf.model.card import CARD, Card
+from carclf.model.card import CARD, Card, folder_of
 from carclf.model.device import pick
 from carclf.model.ood import METHOD, OodDetector
 from carclf.model.predictions import Sources, photos_of, tabulate
@@ -72,9 +72,7 @@ class Classifier:
 
         Raises FileNotFoundError or ValueError if a file is missing, or if they do not fit together.
         """
-        folder = Path(folder)
-        if (folder / "model" / CARD).is_file() and not (folder / CARD).exists():
-            folder = folder / "model"  # of a run
+        folder = folder_of(folder)
         if not folder.is_dir():
             raise FileNotFoundError(no_such(folder))
         for name in (WEIGHTS, CARD):

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import Formatter, FuncFormatter
 from PIL import Image
 
-from carclf.brands import also_right
+from carclf.brands import is_right_answer
 from carclf.errors import shortened
 from carclf.metrics.thresholds import NEVER_ACCEPTED
 from carclf.metrics.words import percent
@@ -170,8 +170,7 @@ def verdict(row: Any) -> str:
 
 def is_right(row: Any) -> bool:
     """Whether a row's answer is right; False without a label."""
-    brand: Any = getattr(row, "brand", None)
-    model = getattr(row, "model", None)
-    if pd.isna(brand) or hasattr(row, "right"):
+    brand = getattr(row, "brand", None)
+    if hasattr(row, "right"):
         return not pd.isna(brand) and bool(row.right)
-    return row.predicted == brand or row.predicted in also_right(brand, None if pd.isna(model) else str(model))
+    return is_right_answer(row.predicted, brand, getattr(row, "model", None))
